@@ -1,0 +1,267 @@
+"""What comes out: stream events, and replies that say who gave them, after what, how long it took.
+
+Rules of the file: a `repr` gives sizes, never text. Times are seconds on the client's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from resilient_llm._errors import LLMError
+from resilient_llm._types import Message, ToolCall
+
+T = TypeVar("T")
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other"]
+AttemptKind = Literal["first", "retry", "fallback", "probe"]
+Degraded = Literal[
+    "cut_at_length",
+    "prompt_truncated",
+    "context_shifted",
+    "cpu_spill",
+    "reloaded",
+    "field_dropped",
+    "thinking_ate_budget",
+    "repaired",
+    "restarted",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens, as the server counted them; `None` where it did not say.
+
+    Attributes:
+        cached_tokens: the part of `input_tokens` that came from the server's prompt cache.
+        reasoning_tokens: the part of `output_tokens` that was spent on reasoning.
+        estimated: counted here, because the server did not.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    estimated: bool = False
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            _sum(self.input_tokens, other.input_tokens),
+            _sum(self.output_tokens, other.output_tokens),
+            _sum(self.cached_tokens, other.cached_tokens),
+            _sum(self.reasoning_tokens, other.reasoning_tokens),
+            self.estimated or other.estimated,
+        )
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else a + b
+
+
+# Events are plain slots objects, not frozen ones: a frozen dataclass costs three times as much to make, and there
+# is one per token.
+
+
+@dataclass(slots=True, repr=False)
+class TextDelta:
+    """A piece of the answer."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return f"TextDelta({len(self.text)} chars)"
+
+
+@dataclass(slots=True, repr=False)
+class ReasoningDelta:
+    """A piece of what the model thinks before it answers."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return f"ReasoningDelta({len(self.text)} chars)"
+
+
+@dataclass(slots=True)
+class Restarted:
+    """Forget what came so far: the answer broke off (`error`) and begins anew, from `route`."""
+
+    route: str
+    error: LLMError
+
+
+@dataclass(slots=True)
+class Done:
+    """The server said that it was done. Always the last event.
+
+    Attributes:
+        raw_finish_reason: the server's own word.
+        model: the model as the server names it.
+        load: seconds that the server spent on loading the model, as far as it says.
+        server_queue: seconds in the server's own queue, as far as its figures tell.
+        remote: the server handed the request on to another host.
+    """
+
+    finish_reason: FinishReason = "stop"
+    usage: Usage = field(default_factory=Usage)
+    raw_finish_reason: str | None = None
+    model: str | None = None
+    fingerprint: str | None = None
+    degraded: tuple[Degraded, ...] = ()
+    load: float | None = None
+    server_queue: float | None = None
+    remote: bool = False
+
+
+Event = TextDelta | ReasoningDelta | ToolCall | Restarted | Done
+
+
+@dataclass(slots=True, repr=False)
+class Vectors:
+    """The one event of an embedding: a vector for each text, in the order of the texts."""
+
+    vectors: list[list[float]]
+    model: str | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    def __repr__(self) -> str:
+        return f"Vectors({len(self.vectors)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request on the wire.
+
+    Attributes:
+        number: from 1, over the whole call.
+        kind: why it was made; `probe` is the one that a half-open breaker lets through.
+        error: why it failed, or `None`.
+        started: seconds after the call began.
+        queue: seconds spent waiting for a slot.
+        connect: seconds until connected; `None` on a connection that was already open.
+        load: seconds until the model was in memory; `None` where that was not asked.
+        first_token: seconds from sending to the first token; `None` if none came.
+        total: seconds from `started` to its end, the queue included.
+    """
+
+    route: str
+    number: int
+    kind: AttemptKind
+    error: LLMError | None
+    started: float
+    queue: float
+    connect: float | None
+    load: float | None
+    first_token: float | None
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of a call went, in seconds.
+
+    `failed + backoff + queue + connect + load + (first_token or 0) + stream == total`: what was lost on other attempts and
+    waited between them, then the phases of the attempt that answered. `server_queue` is a part of `first_token`.
+    """
+
+    total: float
+    queue: float = 0.0
+    load: float = 0.0
+    server_queue: float | None = None
+    first_token: float | None = None
+    backoff: float = 0.0
+    connect: float = 0.0
+    failed: float = 0.0
+    stream: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedBy:
+    """What answered, as far as the server tells."""
+
+    route: str
+    model: str
+    provider: str
+    digest: str | None = None
+    quantization: str | None = None
+    window: int | None = None
+    seed: int | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A vector space: only vectors of one space may be compared."""
+
+    name: str
+    dimensions: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ChatReply:
+    """A whole answer.
+
+    Attributes:
+        text: the answer; empty if the model only called tools.
+        reasoning: what it thought first, if the server shows it.
+        tool_calls: the calls that it wants made. A call that was cut off by the token limit is not among them.
+        finish_reason: why it ended; `length` is also in `degraded`.
+        model: as the server names it.
+        route: the name of the route that answered.
+        attempts: every attempt of the call, in order; the last one answered.
+        degraded: in what way this is less than what was asked for.
+        request_id: the server's id of the request.
+    """
+
+    text: str
+    reasoning: str | None
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    model: str
+    route: str
+    served_by: ServedBy
+    attempts: tuple[Attempt, ...]
+    timings: Timings
+    degraded: tuple[Degraded, ...] = ()
+    request_id: str | None = None
+
+    @property
+    def message(self) -> Message:
+        """The answer as a message, to be put into the history of the next call."""
+        return Message("assistant", self.text, reasoning=self.reasoning, tool_calls=self.tool_calls)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.text)} chars, {self.route}, {describe(self.attempts)})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ParsedReply(ChatReply, Generic[T]):
+    """A `ChatReply` whose text was parsed and validated into `output`."""
+
+    output: T = None  # type: ignore[assignment]  # a field after defaults needs one; the client always gives it
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class EmbedReply:
+    """Vectors, one for each text, in order. `space` says which other vectors they may be compared with."""
+
+    vectors: Sequence[Sequence[float]]
+    model: str
+    space: Space
+    usage: Usage
+    route: str
+    attempts: tuple[Attempt, ...]
+
+    def __repr__(self) -> str:
+        return f"EmbedReply({len(self.vectors)} vectors of {self.space.dimensions}, {self.route}, {describe(self.attempts)})"
+
+
+def describe(attempts: Sequence[Attempt]) -> str:
+    """`2 attempts: ollama:llama3.2 FirstTokenTimeout 8.0 s, ok 1.4 s`."""
+    each = [
+        f"ok {one.total:.1f} s" if one.error is None else f"{one.route} {type(one.error).__name__} {one.total:.1f} s"
+        for one in attempts
+    ]
+    count = f"{len(attempts)} attempt{'' if len(attempts) == 1 else 's'}"
+    return f"{count}: {', '.join(each)}" if each else count

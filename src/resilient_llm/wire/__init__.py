@@ -1,0 +1,79 @@
+"""Sans-io: bytes in, events out, request bodies, error tables. No sockets, no clock, no HTTP library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from resilient_llm._errors import ConfigError, LLMError
+from resilient_llm._replies import Event, Vectors
+from resilient_llm._types import Request
+from pydantic_core import PydanticSerializationError, to_json
+
+WireEvent = Event | Vectors
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class HTTPCall:
+    """A request to be sent: a POST of `body` to `path`. Its `repr` does not show the body."""
+
+    path: str
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"HTTPCall({self.path}, {len(self.body)} bytes)"
+
+
+class Decoder(Protocol):
+    """Turns the body of one answer into events. One object per answer.
+
+    Attributes:
+        finishing: the answer is whole; only its usage may still come. The reader waits for that a second at most.
+    """
+
+    finishing: bool
+
+    def feed(self, data: bytes) -> list[WireEvent]:
+        """The events that are complete with these bytes; often none.
+
+        Raises:
+            LLMError: the server reported an error in the body, or its bytes are not the protocol.
+        """
+        ...
+
+    def close(self) -> list[WireEvent]:
+        """The body has ended: what was still held back, `Done` among it unless it came before.
+
+        Raises:
+            Truncated: it ended without proof that the answer was whole.
+        """
+        ...
+
+
+class Codec(Protocol):
+    """Speaks one server's language. Stateless; `decoder` makes the state."""
+
+    def encode(self, request: Request, *, stream: bool) -> HTTPCall:
+        """The request as this server wants it."""
+        ...
+
+    def decoder(self, request: Request, *, stream: bool) -> Decoder:
+        """A decoder for the answer to that request."""
+        ...
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
+        """What an answer with this status (not 200) means. Header names are in lower case."""
+        ...
+
+
+def dump(body: Mapping[str, Any]) -> bytes:
+    """JSON.
+
+    Raises:
+        ConfigError: something in it has no JSON form: a foreign object in `extra`, half a surrogate pair in a text.
+    """
+    try:
+        return to_json(body)
+    except (PydanticSerializationError, ValueError) as error:  # the message names the type, never the value
+        raise ConfigError(f"the request cannot be written as JSON: {type(error).__name__}") from None
