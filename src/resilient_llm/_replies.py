@@ -160,8 +160,8 @@ class Attempt:
 class Timings:
     """Where the time of a call went, in seconds.
 
-    `failed + backoff + queue + connect + load + (first_token or 0) + stream == total`: what was lost on other attempts and
-    waited between them, then the phases of the attempt that answered. `server_queue` is a part of `first_token`.
+    `failed + backoff + queue + connect + load + (first_token or 0) + stream == total`: what was lost on other attempts
+    and waited between them, then the phases of the attempt that answered. `server_queue` is part of `first_token`.
     """
 
     total: float
@@ -254,7 +254,8 @@ class EmbedReply:
     attempts: tuple[Attempt, ...]
 
     def __repr__(self) -> str:
-        return f"EmbedReply({len(self.vectors)} vectors of {self.space.dimensions}, {self.route}, {describe(self.attempts)})"
+        size = f"{len(self.vectors)} vectors of {self.space.dimensions}"
+        return f"EmbedReply({size}, {self.route}, {describe(self.attempts)})"
 
 
 def describe(attempts: Sequence[Attempt]) -> str:

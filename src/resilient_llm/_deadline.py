@@ -1,0 +1,113 @@
+"""A deadline is a point in time, taken once at the door of a call and then passed on as a value.
+
+Rules of the file: durations come in, instants are kept, and only remaining seconds cross a boundary between clocks.
+A deadline that the user set is hard. Without one there is a default that ends with the first token, and after that a
+ceiling: a long healthy answer is not a hang.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+import anyio
+
+from resilient_llm._errors import ConfigError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Clock = Callable[[], float]
+CEILING = 900.0  # seconds, where nobody set a deadline; peers: openai-python 600 s, LiteLLM 6,000 s
+_AMBIENT: ContextVar[tuple[Clock, float] | None] = ContextVar("resilient_llm.deadline", default=None)
+
+
+def seconds(name: str, value: float | None) -> float | None:
+    """`value` if it is a duration.
+
+    Raises:
+        ConfigError: it is not a number above 0, naming the argument.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ConfigError(f"{name}: {value!r} is not a number of seconds above 0")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a call ends.
+
+    Attributes:
+        first_by: the instant by which the first token must be there.
+        at: the instant by which it must be over.
+        ambient: the instant at which the caller's own anyio scope will cancel it. We plan with it but leave the
+            cancelling to that scope, so that `move_on_after` stays silent.
+    """
+
+    first_by: float
+    at: float
+    ambient: float = math.inf
+
+    def left(self, now: float) -> float:
+        """Seconds until the first token must be there, by whichever clock ends first."""
+        return min(self.first_by, self.ambient) - now
+
+
+@contextmanager
+def deadline(seconds_from_now: float, *, clock: Clock = time.monotonic) -> Iterator[None]:
+    """Every call inside this block ends by then: one deadline for all of them. Nested blocks: the earliest holds.
+
+    Args:
+        seconds_from_now: above 0.
+        clock: the clock it is measured on; give the client's where that is not `time.monotonic`.
+
+    Raises:
+        ConfigError: not a number of seconds above 0.
+    """
+    seconds("deadline", seconds_from_now)
+    outer = _AMBIENT.get()
+    inner = (clock, clock() + seconds_from_now)
+    keep_outer = outer is not None and outer[1] - outer[0]() < seconds_from_now
+    token = _AMBIENT.set(outer if keep_outer else inner)
+    try:
+        yield
+    finally:
+        _AMBIENT.reset(token)
+
+
+def take(timeout: float | None, clock: Clock, default: float) -> Deadline:
+    """The deadline of a call that begins now: the least of its argument, the `deadline()` block and the anyio scope.
+
+    Args:
+        timeout: the call's own, in seconds, or `None`.
+        clock: the client's.
+        default: seconds to the first token if the user set neither.
+    """
+    now = clock()
+    at = math.inf if seconds("timeout", timeout) is None else now + (timeout or 0)
+    block = _AMBIENT.get()
+    if block is not None:
+        at = min(at, now + block[1] - block[0]())
+    scope = anyio.current_effective_deadline()
+    ambient = now + scope - anyio.current_time() if scope != math.inf else math.inf
+    if at < math.inf:
+        return Deadline(at, at, ambient)
+    return Deadline(now + default, now + CEILING, ambient)
+
+
+def bind(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` with the deadline, the limits and `local_only` of here, to be run in a plain thread or an executor."""
+    context = contextvars.copy_context()
+
+    def bound(*args: P.args, **kwargs: P.kwargs) -> R:
+        # A fresh copy each time: one context cannot be entered by two threads at once.
+        return context.copy().run(function, *args, **kwargs)
+
+    return bound

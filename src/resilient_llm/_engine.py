@@ -1,0 +1,213 @@
+"""The path of a call: plan, route, attempt. One loop, for chat and stream and embed.
+
+Rules of the file:
+  S1  No cancel scope, task group or context token is held across a yield or a hand-over.
+  S2  What outlives `_attempt` stands in one `AsyncExitStack` and is handed over with `pop_all`.
+  S3  Decisions stand in policies; here is only their order.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
+
+import anyio
+import anyio.lowlevel
+from cachetools import TTLCache
+
+from resilient_llm._deadline import Clock
+from resilient_llm._errors import AllRoutesFailed, DeadlineExceeded, LLMError, NoEligibleRoute, Truncated
+from resilient_llm._leg import Leg
+from resilient_llm._replies import AttemptKind
+from resilient_llm._route import Plan
+from resilient_llm._run import Call, Run
+from resilient_llm._types import EmbedRequest
+from resilient_llm._zones import beyond
+from resilient_llm.policies import plan
+
+RESERVE = 5.0  # seconds of the deadline kept for later routes, or half of what is left if that is less
+STAYS = 3600.0  # seconds that a conversation is remembered to be on a route
+_INSIDE: ContextVar[bool] = ContextVar("resilient_llm.inside", default=False)
+
+
+class Engine:
+    """Runs the calls of one client."""
+
+    def __init__(self, legs: Sequence[Leg], plan: Plan | None, clock: Clock, rng: random.Random) -> None:
+        self.legs = list(legs)
+        self._user_plan, self._clock, self._rng = plan, clock, rng
+        self._stays: TTLCache[str, Leg] = TTLCache(10_000, STAYS, timer=clock)
+
+    async def open(self, call: Call, broke: Leg | None = None) -> Run:
+        """Tries the routes until one answers: wholly if `call.whole`, else with its first event.
+
+        Args:
+            call: what is asked, and what has happened so far.
+            broke: the route on which a stream that is now restarted broke: it comes last.
+
+        Raises:
+            LLMError: none did: the error itself if one route was tried, else `AllRoutesFailed`.
+        """
+        if call.left() <= 0:
+            await anyio.lowlevel.checkpoint()  # a scope of the caller's that has ended ends us here, in its own way
+            raise DeadlineExceeded("the deadline had passed before anything was sent", phase="queue")
+        waiting = deque(sorted(self._plan(call), key=lambda leg: leg is broke))
+        while waiting:
+            leg = waiting.popleft()
+            try:
+                return await self._on(leg, call, others=bool(waiting))
+            except LLMError as error:
+                error.route = error.route or leg.name
+                call.failures.append(error)
+                if not leg.goes_on(error):
+                    break
+                waiting = deque(other for other in waiting if other.takes_over(error))
+        raise self._verdict(call)
+
+    async def reopen(self, run: Run, error: LLMError) -> Run | None:
+        """Begins anew after a stream broke, if its route asks for that; `None` if it does not.
+
+        Raises:
+            LLMError: no route answered.
+        """
+        call = run.call
+        if run.leg.route.on_break != "restart" or not (error.retryable or error.falls_back):
+            return None
+        if not run.leg.budget.draw():
+            return None
+        call.failures.append(error)
+        call.restarted = True
+        return await self.open(call, broke=run.leg)
+
+    async def _on(self, leg: Leg, call: Call, *, others: bool) -> Run:
+        """Tries one route, and again as long as its policy says so."""
+        leg.budget.deposit()
+        kind: AttemptKind = "fallback" if call.failures else "first"
+        tried = 0
+        while True:
+            tried += 1
+            try:
+                return await self._attempt(leg, call, kind, others=others)
+            except LLMError as error:
+                wait = self._again(leg, call, tried, error, others=others)
+                if wait is None:
+                    raise
+            kind = "retry"
+            await self._back_off(call, wait, leg)
+
+    def _again(self, leg: Leg, call: Call, tried: int, error: LLMError, *, others: bool) -> float | None:
+        """Seconds until the next attempt on this route, or `None` to leave it."""
+        if _INSIDE.get():
+            return None  # inside another client's attempt: that one retries, or it would be three times three
+        wait = leg.retry.delay(tried, error, self._rng, local=leg.local, left=call.left(), others=others)
+        return wait if wait is not None and leg.budget.draw() else None
+
+    async def _back_off(self, call: Call, wait: float, leg: Leg) -> None:
+        began = self._clock()
+        try:
+            await anyio.sleep(wait)
+        except BaseException:
+            leg.budget.refund()
+            raise
+        finally:
+            call.backoff += self._clock() - began
+
+    async def _attempt(self, leg: Leg, call: Call, kind: AttemptKind, *, others: bool) -> Run:
+        """One request on the wire, up to its commit point."""
+        request = leg.fit(call.request)
+        reserve = min(RESERVE, call.left() / 2) if others else 0.0
+        token = None
+        async with AsyncExitStack() as stack:
+            run = Run(call, leg, kind)
+            stack.push(run)
+            await run.admit(reserve)
+            token = _INSIDE.set(True)
+            try:
+                with run.watch.scope as scope:
+                    await self._look_where(leg, run)
+                    if leg.ready is not None:
+                        before = leg.window
+                        await leg.ready(request, run.watch)
+                        if leg.window != before:
+                            request = leg.fit(call.request)
+                    opening = leg.backend.open(request, run.watch, stream=leg.streams)
+                    run.batches = await stack.enter_async_context(opening)
+                    await self._read(run, whole=call.whole)
+            except LLMError as error:
+                broke = run.broken(error)
+                if broke is error:
+                    raise
+                raise broke from broke.__cause__
+            finally:
+                _INSIDE.reset(token)
+            if scope.cancelled_caught:
+                raise run.broken(run.watch.late())
+            if not call.whole:
+                run.stack = stack.pop_all()
+        if call.conversation is not None:
+            self._stays[call.conversation] = leg
+        return run
+
+    async def _read(self, run: Run, *, whole: bool) -> None:
+        """Waits for the first events and, if it is to be whole, for all of them."""
+        batches, gathered = run.batches, run.gathered
+        assert batches is not None
+        try:
+            run.first_token(await anext(batches))
+            if not whole:
+                return
+            progress, clock = run.watch.progress, run.call.clock
+            while not gathered.over:
+                gathered.add(await anext(batches))
+                progress()
+                run.heard = clock()
+        except StopAsyncIteration:
+            raise Truncated("the answer ended without the server saying that it was done") from None
+
+    async def _look_where(self, leg: Leg, run: Run) -> None:
+        """Before anything private is sent: the model itself may be somewhere else than the server."""
+        if run.call.zone is None or leg.locate is None or leg.route.zone is not None:
+            return
+        zone = await leg.locate(run.watch)
+        if zone is not None and beyond(zone, run.call.zone):
+            raise NoEligibleRoute(
+                f"the model runs in zone {zone!r}; local_only allows {run.call.zone!r}", falls_back=True
+            )
+
+    def _plan(self, call: Call) -> list[Leg]:
+        """The routes that may take this call, in order."""
+        legs = self.legs
+        if self._user_plan is not None:
+            by_route = {id(leg.route): leg for leg in legs}
+            chosen = self._user_plan(call.request, [leg.route for leg in legs])
+            legs = [by_route[id(route)] for route in chosen if id(route) in by_route]
+        if isinstance(call.request, EmbedRequest) and any(leg.route.space for leg in self.legs):
+            legs = [leg for leg in legs if leg.route.space]
+        if isinstance(call.request, EmbedRequest) and legs:
+            legs = [leg for leg in legs if leg.space == legs[0].space]
+        allowed = [leg for leg in legs if leg.zone is None or not beyond(leg.zone, call.zone)]
+        if not allowed:
+            raise NoEligibleRoute(_why(legs, call))
+        now = self._clock()
+        stays = self._stays.get(call.conversation) if call.conversation is not None else None
+        return plan.order(allowed, lambda leg: leg.aside(now), stays)
+
+    def _verdict(self, call: Call) -> LLMError:
+        """What the call raises: its deadline's end and the error of a lone route bare, the others together."""
+        failures = call.failures
+        if len(failures) == 1 or isinstance(failures[-1], DeadlineExceeded):
+            return failures[-1]
+        every = AllRoutesFailed(failures=failures)
+        every.attempts = tuple(call.attempts)
+        every.__cause__ = failures[-1]
+        return every
+
+
+def _why(legs: Sequence[Leg], call: Call) -> str:
+    if not legs:
+        return "the plan left no route for this call"
+    zones = ", ".join(f"{leg.name} is in {leg.zone!r}" for leg in legs)
+    return f"local_only allows {call.zone!r}, but {zones}; add a route inside, or set Route(zone=…) if you know better"

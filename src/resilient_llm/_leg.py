@@ -1,0 +1,134 @@
+"""A route as one client runs it: every default filled in, and the state that it has there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from resilient_llm._deadline import Clock
+from resilient_llm._errors import ConfigError, ContextOverflow, LLMError
+from resilient_llm._route import Route
+from resilient_llm._types import ChatRequest, Request, Zone
+from resilient_llm.policies import plan, timeouts
+from resilient_llm.policies.breaker import CircuitBreaker
+from resilient_llm.policies.bulkhead import Bulkhead
+from resilient_llm.policies.guard import ContextGuard
+from resilient_llm.policies.retry import Retry, RetryBudget
+
+HOSTED_SLOTS = 64  # attempts in flight at a hosted origin
+
+
+class Leg:
+    """One route of a client.
+
+    Attributes:
+        name: unique within the client.
+        aside_until: the instant until which the route is tried last.
+    """
+
+    def __init__(self, route: Route, name: str, clock: Clock, shared: Bulkhead | None) -> None:
+        backend = route.backend
+        self.route, self.backend, self.name = route, backend, name
+        self.provider: str = getattr(backend, "provider", "custom")
+        self.model: str = getattr(backend, "model", backend.name)
+        self.origin: str = getattr(backend, "origin", name)
+        self.local: bool = getattr(backend, "local", False)
+        self.limits = timeouts.resolve(route.timeouts, local=self.local)
+        self.thinking = timeouts.resolve(route.timeouts, local=self.local, reasoning=True)
+        self.retry = route.retry or Retry()
+        self.budget = route.budget or RetryBudget(burst=5 if self.local else 10)
+        self.breaker = route.breaker or CircuitBreaker()
+        slots = getattr(backend, "slots", None) or (1 if self.local else HOSTED_SLOTS)
+        self.bulkhead = route.bulkhead or shared or Bulkhead(slots)
+        self.guard = route.guard or ContextGuard()
+        self.streams = route.streams is not False
+        self.space = route.space or self.model
+        self.aside_until = -math.inf
+        self._clock = clock
+        self.ready = getattr(backend, "ready", None)
+        self.locate = getattr(backend, "locate", None)
+        self.breaker.on_change.append(self._changed)
+
+    @property
+    def zone(self) -> Zone | None:
+        """What the user says, else what the backend says; `None` is a backend that asks the connected peer itself."""
+        return self.route.zone or getattr(self.backend, "zone", "internet")
+
+    @property
+    def window(self) -> int | None:
+        """The window in tokens, as far as it is known now."""
+        return self.guard.window or getattr(self.backend, "window", None)
+
+    def fit(self, request: Request) -> Request:
+        """The request as it fits the window that is known now.
+
+        Raises:
+            ContextOverflow: it does not, and the guard's rule does not make it.
+        """
+        return self.guard.fit(request, self.window) if isinstance(request, ChatRequest) else request
+
+    def takes_over(self, error: LLMError) -> bool:
+        """Whether this route may be worth trying after that error: an overflow needs a larger window."""
+        if not isinstance(error, ContextOverflow) or self.window is None:
+            return True
+        needed = error.tokens if error.tokens is not None else (error.limit or 0) + 1
+        return self.window > needed
+
+    def goes_on(self, error: LLMError) -> bool:
+        """Whether the next route is tried after this one failed like that."""
+        return error.falls_back or isinstance(error, self.route.falls_back_on)
+
+    def failed(self, error: LLMError) -> None:
+        """Takes note of what puts the route aside."""
+        seconds = plan.aside_for(error)
+        if seconds is not None:
+            self.aside_until = max(self.aside_until, self._clock() + seconds)
+
+    def aside(self, now: float) -> bool:
+        """The route is put aside."""
+        return now < self.aside_until
+
+    def served(self) -> dict[str, Any]:
+        """What the backend knows of what it serves."""
+        known = getattr(self.backend, "served", None)
+        return known() if known is not None else {}
+
+    def _changed(self, change: Any) -> None:
+        """A breaker that has opened sends its waiters away at once."""
+        self.bulkhead.recheck(self._clock())
+
+    def close(self) -> None:
+        """Forgets what others hold of it: a shared breaker outlives the client."""
+        if self._changed in self.breaker.on_change:
+            self.breaker.on_change.remove(self._changed)
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.breaker!r}, {self.bulkhead!r}, {self.budget!r}"
+
+
+def legs_from(routes: Sequence[Route], clock: Clock) -> list[Leg]:
+    """The routes of a client, with names that differ and one queue per origin.
+
+    Raises:
+        ConfigError: there is none, or two have been given the same name.
+    """
+    if not routes:
+        raise ConfigError("routes: give at least one, such as AsyncClient('ollama:llama3.2')")
+    legs: list[Leg] = []
+    queues: dict[str, Bulkhead] = {}
+    taken: set[str] = set()
+    for route in routes:
+        name = route.name or route.backend.name
+        if route.name and name in taken:
+            raise ConfigError(f"routes: two are named {name!r}; give each its own name")
+        number, base = 2, name
+        while name in taken:
+            name, number = f"{base}#{number}", number + 1
+        taken.add(name)
+        origin = getattr(route.backend, "origin", name)
+        leg = Leg(route, name, clock, queues.get(origin))
+        if route.bulkhead is None:
+            queues.setdefault(origin, leg.bulkhead)
+        legs.append(leg)
+    return legs

@@ -1,0 +1,120 @@
+"""A route is a backend with its own policies. The list of them is the fallback policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, get_args
+
+from resilient_llm._errors import ConfigError, LLMError
+from resilient_llm._types import Request, Zone
+from resilient_llm.backends.base import Backend
+from resilient_llm.backends.ollama import Ollama
+from resilient_llm.backends.openai import OpenAICompatible
+from resilient_llm.backends.providers import PROVIDERS
+from resilient_llm.policies.breaker import CircuitBreaker
+from resilient_llm.policies.bulkhead import Bulkhead
+from resilient_llm.policies.guard import ContextGuard
+from resilient_llm.policies.retry import Retry, RetryBudget
+from resilient_llm.policies.timeouts import Timeouts
+
+OnBreak = Literal["raise", "restart"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A backend and how it is treated. `None` takes the default for a local or a hosted route.
+
+    Args:
+        backend: what answers: `Ollama`, `OpenAICompatible`, a string such as `"groq:llama-3.3-70b"`, or anything that
+            has the one verb of `Backend`.
+        name: in replies, errors and traces. Default the backend's; it must be unique within a client.
+        zone: where the backend really is, if that is not what its address says: `machine`, `network` or `internet`.
+        timeouts: limits of the phases of an attempt.
+        retry: whether and when the same route is tried again.
+        budget: how many repeats there may be. Give one object to several routes to share it.
+        breaker: opens when the backend is down. Give one object to several routes to share it.
+        bulkhead: how many attempts may be in flight. Routes to one origin share one unless each gives its own.
+        guard: what happens to a prompt that does not fit the window.
+        streams: whether answers are asked for in pieces. Default yes: otherwise a slow answer cannot be told from a
+            hang.
+        falls_back_on: errors that go on to the next route although their class does not, such as `AuthFailed`.
+        on_break: what happens when a stream breaks after its first event: `raise`, or `restart` the answer on the next
+            route and tell of it with a `Restarted` event.
+        space: the vector space of its embeddings. Default the model's name. Once a route of a client has one, only such
+            routes embed.
+
+    Raises:
+        ConfigError: an argument has no meaning; the message names it.
+    """
+
+    backend: Backend
+    _: KW_ONLY
+    name: str | None = None
+    zone: Zone | None = None
+    timeouts: Timeouts | None = None
+    retry: Retry | None = None
+    budget: RetryBudget | None = None
+    breaker: CircuitBreaker | None = None
+    bulkhead: Bulkhead | None = None
+    guard: ContextGuard | None = None
+    streams: bool | None = None
+    falls_back_on: tuple[type[LLMError], ...] = ()
+    on_break: OnBreak = "raise"
+    space: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.backend, str):
+            object.__setattr__(self, "backend", backend_from(self.backend))
+        if not callable(getattr(self.backend, "open", None)):
+            raise ConfigError(f"backend: {type(self.backend).__name__} has no method open; see Backend")
+        if self.zone not in (None, *get_args(Zone)):
+            raise ConfigError(f"zone: {self.zone!r} is not one of machine, network, internet")
+        if self.on_break not in get_args(OnBreak):
+            raise ConfigError(f"on_break: {self.on_break!r} is not one of raise, restart")
+        for kind in self.falls_back_on:
+            if not (isinstance(kind, type) and issubclass(kind, LLMError)):
+                raise ConfigError(f"falls_back_on: {kind!r} is not a class of error of this library")
+
+    def __repr__(self) -> str:
+        plain = {"backend", "on_break"} if self.on_break == "raise" else {"backend"}
+        given = [f"{name}={value!r}" for name in self.__slots__ if name not in plain and (value := getattr(self, name))]
+        return f"Route({', '.join([repr(self.backend), *given])})"
+
+
+Plan = Callable[[Request, Sequence[Route]], Iterable[Route]]
+
+
+def backend_from(text: str) -> Backend:
+    """The backend that a string names: `ollama:llama3.2`, `openai:gpt-5-mini`, `vllm:my-model`.
+
+    Raises:
+        ConfigError: there is no such prefix; the message lists those that there are.
+    """
+    prefix, colon, model = text.partition(":")
+    if prefix == "ollama" and model:
+        return Ollama(model)
+    if prefix in PROVIDERS and model:
+        provider = PROVIDERS[prefix]
+        if prefix == "openai":
+            return OpenAICompatible(model)
+        import os
+
+        key = os.environ.get(provider.key) if provider.key else None
+        return OpenAICompatible(model, base_url=provider.base_url, api_key=key, name=f"{prefix}:{model}")
+    known = ", ".join(["ollama", *sorted(PROVIDERS)])
+    what = "names no model" if colon and not model else "has no prefix that is known"
+    raise ConfigError(f"route: {text[:60]!r} {what}; write 'prefix:model', with one of: {known}")
+
+
+def route_from(given: Any) -> Route:
+    """A route from what the user wrote.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(given, Route):
+        return given
+    if isinstance(given, str):
+        return Route(backend_from(given))
+    return Route(given)

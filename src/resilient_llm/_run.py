@@ -1,0 +1,295 @@
+"""One call and its attempts: what they hold, what they gathered, and the account of both.
+
+A `Run` is an attempt while it runs. However it ends (an answer, an error, a cancellation, a stream that was dropped),
+its end comes once, is synchronous, and gives back the slot, tells the breaker and writes the record.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from resilient_llm._deadline import Clock, Deadline
+from resilient_llm._errors import (
+    BackendFailed,
+    DeadlineExceeded,
+    FirstTokenTimeout,
+    LLMError,
+    Overloaded,
+    StreamInterrupted,
+)
+from resilient_llm._leg import Leg
+from resilient_llm._replies import (
+    Attempt,
+    AttemptKind,
+    ChatReply,
+    Done,
+    ReasoningDelta,
+    ServedBy,
+    TextDelta,
+    Timings,
+    Vectors,
+)
+from resilient_llm._types import ChatRequest, Request, ToolCall, Zone
+from resilient_llm._watch import Watch
+from resilient_llm.backends.base import Batches
+from resilient_llm.policies.breaker import Permit
+from resilient_llm.policies.bulkhead import Slot
+from resilient_llm.wire import WireEvent
+
+SLOW = 5.0  # seconds without an event after which an attempt that someone cuts says something about the server
+log = logging.getLogger("resilient_llm")
+
+
+class Call:
+    """What the caller asked for, and what has happened to it so far."""
+
+    __slots__ = (
+        "attempts", "backoff", "clock", "conversation", "deadline", "failures", "request", "restarted", "started",
+        "whole", "zone",
+    )  # fmt: skip
+
+    def __init__(
+        self, request: Request, deadline: Deadline, clock: Clock, *,
+        whole: bool, zone: Zone | None, conversation: str | None,
+    ) -> None:  # fmt: skip
+        self.request, self.deadline, self.clock = request, deadline, clock
+        self.whole, self.zone, self.conversation = whole, zone, conversation
+        self.started = clock()
+        self.attempts: list[Attempt] = []
+        self.failures: list[LLMError] = []
+        self.backoff = 0.0
+        self.restarted = False
+
+    def left(self) -> float:
+        """Seconds until the first token must be there."""
+        return self.deadline.left(self.clock())
+
+    def __repr__(self) -> str:
+        return f"Call({self.request!r}, {len(self.attempts)} attempts)"
+
+
+class Gathered:
+    """The pieces of an answer."""
+
+    __slots__ = ("calls", "done", "texts", "thoughts", "vectors")
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.thoughts: list[str] = []
+        self.calls: list[ToolCall] = []
+        self.vectors: Vectors | None = None
+        self.done: Done | None = None
+
+    def add(self, batch: Sequence[WireEvent]) -> None:
+        """Takes events in."""
+        for event in batch:
+            kind = type(event)
+            if kind is TextDelta:
+                self.texts.append(event.text)  # type: ignore[union-attr]  # `type() is` is faster and not narrowed
+            elif kind is ReasoningDelta:
+                self.thoughts.append(event.text)  # type: ignore[union-attr]
+            elif isinstance(event, ToolCall):
+                self.calls.append(event)
+            elif isinstance(event, Done):
+                self.done = event
+            elif isinstance(event, Vectors):
+                self.vectors = event
+
+    @property
+    def over(self) -> bool:
+        """The server said that it was done."""
+        return self.done is not None or self.vectors is not None
+
+    def __repr__(self) -> str:
+        return f"Gathered({sum(map(len, self.texts))} chars)"
+
+
+class Run:
+    """One attempt.
+
+    Attributes:
+        batches: what the backend gives, once it is open.
+        first: the first events, to be handed over when the attempt is committed.
+        stack: what must be left when the stream ends; `None` once it was.
+        gathered: the answer so far.
+    """
+
+    __slots__ = (
+        "batches", "begun", "call", "ended", "first", "gathered", "heard", "kind", "leg", "number", "queue", "slot",
+        "stack", "watch",
+    )  # fmt: skip
+
+    def __init__(self, call: Call, leg: Leg, kind: AttemptKind) -> None:
+        self.call, self.leg, self.kind = call, leg, kind
+        self.number = len(call.attempts) + 1
+        self.begun = call.clock()
+        self.queue = 0.0
+        self.heard: float | None = None  # when the last event came
+        self.slot: Slot[Permit] | None = None
+        self.watch: Watch = None  # type: ignore[assignment]  # there is one as soon as it is admitted
+        self.batches: Batches | None = None
+        self.stack: AsyncExitStack | None = None
+        self.first: Sequence[WireEvent] = ()
+        self.gathered = Gathered()
+        self.ended = False
+
+    async def admit(self, reserve: float) -> None:
+        """Waits for its turn at the origin, then takes slot and permit in one step.
+
+        Raises:
+            CircuitOpen: the breaker is open, or opened while it waited.
+            Overloaded: no slot in time, and `reserve` seconds are kept for the next route.
+            DeadlineExceeded: no slot by the deadline.
+        """
+        call, leg = self.call, self.leg
+        self.slot = leg.bulkhead.try_acquire(leg.breaker.admit, self.begun)
+        if self.slot is None:
+            by = call.deadline.first_by - reserve
+            try:
+                self.slot = await leg.bulkhead.acquire(
+                    leg.breaker.admit, leg.breaker.check, deadline=by, clock=call.clock
+                )
+            except DeadlineExceeded:
+                self.queue = call.clock() - self.begun
+                if not reserve:
+                    raise
+                raise Overloaded(f"no free slot within {self.queue:.3g} s", fault="nobody", retryable=False) from None
+            self.queue = call.clock() - self.begun
+        if self.slot.held.role == "probe":
+            self.kind = "probe"
+        limits = leg.thinking if isinstance(call.request, ChatRequest) and call.request.reasoning else leg.limits
+        if not leg.streams or not isinstance(call.request, ChatRequest):
+            limits = limits.unary()
+        self.watch = Watch(call.deadline, limits, call.clock, reserve=reserve, zone=call.zone)
+
+    def first_token(self, batch: Sequence[WireEvent]) -> None:
+        """The first events are there: from now on the attempt owns all the time that is left."""
+        self.watch.enter("stream")
+        self.heard = self.call.clock()
+        self.first = batch
+        self.gathered.add(batch)
+        if self.slot is not None and self.slot.held.role == "probe":
+            self.slot.held.success(self.heard)
+
+    def broken(self, error: LLMError) -> LLMError:
+        """What an error means that ends an answer which had begun: whatever the backend did, the stream broke."""
+        if self.heard is None:
+            return error
+        partial = "".join(self.gathered.texts)
+        if isinstance(error, BackendFailed) and not isinstance(error, StreamInterrupted):
+            broke = StreamInterrupted(
+                f"the answer broke off: {error.message}", retryable=error.retryable, falls_back=error.falls_back,
+                retry_after=error.retry_after, status=error.status, code=error.code, request_id=error.request_id,
+            )  # fmt: skip
+            broke.__cause__, error.__traceback__ = error, None
+            error = broke
+        if isinstance(error, (StreamInterrupted, DeadlineExceeded)):
+            error.partial = partial
+        return error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Its end. The second time nothing happens."""
+        if self.ended:
+            return
+        self.ended = True
+        now = self.call.clock()
+        if self.watch is not None:
+            self.watch.finish()
+        failure = error if isinstance(error, LLMError) else None
+        if self.slot is not None:
+            self._judge(self.slot.held, error, now)
+            self.slot.release(now)
+            self.slot = None
+        if error is None or failure is not None or self.heard is not None:
+            self.call.attempts.append(self._record(failure, now))
+        if failure is not None:
+            failure.route = failure.route or self.leg.name
+            failure.attempts = tuple(self.call.attempts)
+            self.leg.failed(failure)
+            log.debug("%s: attempt %d: %s", self.leg.name, self.number, type(failure).__name__)
+
+    def _judge(self, permit: Permit, error: BaseException | None, now: float) -> None:
+        """What the attempt says about the server's health."""
+        fault = error.fault if isinstance(error, LLMError) else None
+        cut = error is not None and (isinstance(error, DeadlineExceeded) or not isinstance(error, LLMError))
+        if error is None or fault == "caller":
+            permit.success(now)
+        elif fault == "backend" and isinstance(error, LLMError):
+            permit.failure(now, slow=isinstance(error, FirstTokenTimeout), retry_after=error.retry_after)
+        elif cut and self.heard is not None and now - self.heard < SLOW:
+            permit.success(now)  # it was answering when the caller left
+        elif cut and self.watch is not None and self.watch.phase != "load" and now - self._silent_since() >= SLOW:
+            permit.slow(now)
+        else:
+            permit.release()
+
+    def _silent_since(self) -> float:
+        return self.heard if self.heard is not None else self.begun + self.queue
+
+    def _record(self, error: LLMError | None, now: float) -> Attempt:
+        spent = self.watch.spent if self.watch is not None else {}
+        return Attempt(
+            route=self.leg.name,
+            number=self.number,
+            kind=self.kind,
+            error=error,
+            started=self.begun - self.call.started,
+            queue=self.queue,
+            connect=spent.get("connect"),
+            load=spent.get("load"),
+            first_token=spent.get("first_token") if self.heard is not None else None,
+            total=now - self.begun,
+        )
+
+    def timings(self) -> Timings:
+        """Where the time of the call went. The parts add up to the total; what is left over is the reading."""
+        total = self.call.clock() - self.call.started
+        last = self.call.attempts[-1]
+        failed = sum(one.total for one in self.call.attempts[:-1])
+        connect, load, first = last.connect or 0.0, last.load or 0.0, last.first_token
+        stream = total - failed - self.call.backoff - last.queue - connect - load - (first or 0.0)
+        server_queue = self.gathered.done.server_queue if self.gathered.done is not None else None
+        return Timings(total, last.queue, load, server_queue, first, self.call.backoff, connect, failed, stream)
+
+    def reply(self) -> ChatReply:
+        """The whole answer; once the attempt has ended."""
+        gathered, leg, done = self.gathered, self.leg, self.gathered.done
+        assert done is not None
+        request = self.call.request
+        seed = request.seed if isinstance(request, ChatRequest) else None
+        degraded = (*done.degraded, "restarted") if self.call.restarted else done.degraded
+        return ChatReply(
+            text="".join(gathered.texts),
+            reasoning="".join(gathered.thoughts) or None,
+            tool_calls=tuple(gathered.calls),
+            finish_reason=done.finish_reason,
+            usage=done.usage,
+            model=done.model or leg.model,
+            route=leg.name,
+            served_by=ServedBy(
+                route=leg.name, model=done.model or leg.model, provider=leg.provider, seed=seed,
+                fingerprint=done.fingerprint, **leg.served(),
+            ),
+            attempts=tuple(self.call.attempts),
+            timings=self.timings(),
+            degraded=degraded,
+            request_id=self.request_id,
+        )  # fmt: skip
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's id of the request, where its headers had one."""
+        value: str | None = getattr(self.batches, "request_id", None)
+        return value
+
+    def __repr__(self) -> str:
+        return f"Run({self.leg.name}, attempt {self.number})"

@@ -1,0 +1,181 @@
+"""`ChatStream`: an answer while it comes.
+
+Rules of the file: every read opens its own cancel scope around one await, and none when a decoded event is waiting;
+nothing is held across a hand-over. Once its end has come (the last event, an error, leaving the block, or nobody
+holding it any more) everything is given back.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+from resilient_llm._detached import Detached
+from resilient_llm._errors import ConfigError, LLMError, Truncated
+from resilient_llm._loops import here
+from resilient_llm._replies import ChatReply, Done, Event, Restarted, TextDelta
+from resilient_llm._run import Run
+
+Start = Callable[[], Awaitable[Run]]
+Restart = Callable[[Run, LLMError], Awaitable[Run | None]]
+_DROPPED = Detached()  # closes the connections of streams that nobody holds any more
+
+
+class ChatStream:
+    """The events of one answer; enter it with `async with`, then iterate over it.
+
+        async with llm.stream("Tell me a story") as stream:
+            async for text in stream.text():
+                print(text, end="")
+        print(stream.reply.usage)
+
+    Iterating gives `TextDelta`, `ReasoningDelta`, `ToolCall`, `Restarted` and at last `Done`. Leaving the block early
+    hangs up: the server stops generating.
+
+    Raises:
+        LLMError: on entering, whatever `chat` raises; while iterating, `StreamInterrupted` with `.partial`. After the
+            first event nothing is retried, unless the route says `on_break="restart"`.
+    """
+
+    def __init__(self, start: Start, restart: Restart) -> None:
+        self._start, self._restart = start, restart
+        self._run: Run | None = None
+        self._entered = False
+        self._waiting: deque[Any] = deque()
+        self._reply: ChatReply | None = None
+        self._soon: Callable[[Callable[[], object]], None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise ConfigError("stream: it was entered before; ask for a new one")
+        self._entered = True
+        self._soon = here()
+        self._run = await self._start()
+        self._waiting.extend(self._run.first)
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        if not self._waiting:
+            if self._run is None or self._run.ended:
+                if not self._entered:
+                    raise ConfigError("stream: enter it first: async with llm.stream(…) as stream")
+                raise StopAsyncIteration
+            await self._pull(self._run)
+        event: Event = self._waiting.popleft()
+        if type(event) is Done:
+            await self._finish()
+        return event
+
+    async def _pull(self, run: Run) -> None:
+        """Reads the next batch; what breaks here ends the stream, or restarts it where the route says so."""
+        assert run.batches is not None
+        try:
+            with run.watch.step() as scope:
+                batch = await anext(run.batches)
+            if scope.cancelled_caught:
+                raise run.watch.late()
+            run.heard = run.call.clock()
+            run.gathered.add(batch)
+            self._waiting.extend(batch)
+        except LLMError as error:
+            await self._broke(run, run.broken(error))
+        except StopAsyncIteration:
+            truncated = Truncated("the answer ended without the server saying that it was done")
+            await self._broke(run, run.broken(truncated))
+        except BaseException as error:
+            await self._leave(run, error)
+            raise
+
+    async def _broke(self, run: Run, error: LLMError) -> None:
+        await self._leave(run, error)
+        again = await self._restart(run, error)
+        if again is None:
+            raise error from error.__cause__
+        self._run = again
+        self._waiting.append(Restarted(again.leg.name, error))
+        self._waiting.extend(again.first)
+
+    async def _leave(self, run: Run, error: BaseException | None) -> None:
+        """Gives back what the attempt holds, telling it how it ended."""
+        stack, run.stack = run.stack, None
+        if stack is not None:
+            await stack.__aexit__(None if error is None else type(error), error, None)
+
+    async def _finish(self) -> None:
+        run = self._run
+        assert run is not None
+        await self._leave(run, None)
+        self._reply = run.reply()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Hangs up, if it has not ended yet."""
+        if self._run is not None:
+            await self._leave(self._run, None)
+        self._waiting.clear()
+
+    def text(self) -> Texts:
+        """Only the pieces of the answer's text, as strings."""
+        return Texts(self)
+
+    @property
+    def reply(self) -> ChatReply:
+        """The whole answer, once the last event is there.
+
+        Raises:
+            ConfigError: it is not, yet; `partial` is what there is.
+        """
+        if self._reply is None:
+            raise ConfigError("stream: there is no reply before the last event; use stream.partial")
+        return self._reply
+
+    @property
+    def partial(self) -> str:
+        """The text that has arrived so far."""
+        return "".join(self._run.gathered.texts) if self._run is not None else ""
+
+    @property
+    def route(self) -> str | None:
+        """The name of the route that answers."""
+        return self._run.leg.name if self._run is not None else None
+
+    def __del__(self) -> None:
+        run = self._run
+        if run is None or run.stack is None:
+            return
+        warnings.warn(f"{self!r} was dropped without being closed; use async with", ResourceWarning, 2, source=self)
+        stack, run.stack = run.stack, None
+        dropped = GeneratorExit()
+        run.__exit__(GeneratorExit, dropped, None)  # slot, permit and span: now; nothing can be awaited here
+        if self._soon is not None:
+            self._soon(lambda: _DROPPED.spawn(stack.aclose))
+
+    def __repr__(self) -> str:
+        state = "not entered" if not self._entered else "over" if self._run is None or self._run.ended else "open"
+        return f"ChatStream({state}, {len(self.partial)} chars, {self.route})"
+
+
+class Texts:
+    """The text of a stream, piece by piece."""
+
+    def __init__(self, stream: ChatStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            event = await self._stream.__anext__()
+            if type(event) is TextDelta:
+                return event.text

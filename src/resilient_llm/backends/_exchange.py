@@ -1,0 +1,190 @@
+"""One request and its answer: bytes from a transport, events from a decoder, and an end that is always clean."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+
+from resilient_llm._detached import Detached
+from resilient_llm._errors import LLMError, Malformed, ServerError
+from resilient_llm._watch import Watch
+from resilient_llm.backends._failures import classify
+from resilient_llm.backends._inflate import inflater
+from resilient_llm.backends.http import Answer, Transport
+from resilient_llm.wire import Decoder, HTTPCall, WireEvent
+from resilient_llm.wire._hints import request_id
+
+ERROR_BODY = 64 * 1024  # bytes of an error's body that are read; what matters stands at its beginning
+ERROR_TIME = 1.0  # seconds for reading it: a dribbled error body must not take the time of the next route
+USAGE_TIME = 1.0  # seconds to read on for the usage after the answer is whole
+DRAIN_TIME = 0.05  # seconds for the end of the body after the last event, so that the connection can be used again
+CLOSE_TIME = 0.04  # seconds that a caller waits for a slow close; it goes on by itself
+PLAIN_BODY = 16 * 1024 * 1024  # bytes of an answer to a metadata call
+ErrorTable = Callable[[int, Mapping[str, str], bytes], LLMError]
+
+
+class Exchange:
+    """A context manager that sends when entered and iterates over batches of events.
+
+    Args:
+        transport: how to send.
+        call: what to send.
+        decoder: for the body of a good answer.
+        error: what a bad answer means.
+        watch: the attempt's.
+        detached: where a close goes on that takes too long.
+        heard: called once, when the server has said something.
+    """
+
+    __slots__ = (
+        "_answer", "_call", "_closed", "_decoder", "_detached", "_ended", "_error", "_heard", "_inflate", "_iterator",
+        "_transport", "_watch", "request_id",
+    )  # fmt: skip
+
+    def __init__(
+        self, transport: Transport, call: HTTPCall, decoder: Decoder, error: ErrorTable, watch: Watch, *,
+        detached: Detached, heard: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._transport, self._call, self._decoder, self._error = transport, call, decoder, error
+        self._watch, self._detached, self._heard = watch, detached, heard
+        self._answer: Answer | None = None
+        self._iterator: Any = None
+        self._inflate: Callable[[bytes], bytes] | None = None
+        self._ended = self._closed = False
+        self.request_id: str | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._answer = answer = await self._transport.send(b"POST", self._call.path, self._call.body, self._watch)
+            headers = answer.headers()
+            self.request_id = request_id(headers)
+            self._inflate = inflater(headers.get("content-encoding", ""))
+            self._iterator = answer.body.__aiter__()
+            if answer.status // 100 != 2:
+                raise self._error(answer.status, headers, await self._error_body())
+        except BaseException as error:  # noqa: BLE001  # cancellation too has to close; `_typed` raises it again
+            await self._close()
+            self._typed(error, begun=False)
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Sequence[WireEvent]:
+        if self._ended:
+            raise StopAsyncIteration
+        decoder, inflate, following = self._decoder, self._inflate, self._iterator.__anext__
+        try:
+            while True:
+                data = await following() if not decoder.finishing else await self._usage()
+                events = decoder.feed(data if inflate is None else inflate(data))
+                if events:
+                    if self._heard is not None:
+                        self._heard()
+                        self._heard = None
+                    return events
+        except StopAsyncIteration:
+            self._ended = True
+        except Exception as error:  # noqa: BLE001  # sorted and raised again
+            self._typed(error, begun=True)
+        events = decoder.close()
+        if not events:
+            raise StopAsyncIteration
+        return events
+
+    async def _usage(self) -> bytes:
+        """The next piece after a whole answer: worth a second, no more."""
+        with anyio.move_on_after(USAGE_TIME):
+            return bytes(await self._iterator.__anext__())
+        raise StopAsyncIteration
+
+    async def _error_body(self) -> bytes:
+        body = b""
+        with anyio.move_on_after(ERROR_TIME):
+            async for data in self._iterator:
+                body += data if self._inflate is None else self._inflate(data)
+                if len(body) >= ERROR_BODY:
+                    break
+        return body[:ERROR_BODY]
+
+    def _typed(self, error: BaseException, *, begun: bool) -> None:
+        """Raises what it is: ours, a failure of HTTP as ours, or itself."""
+        if not isinstance(error, Exception) or isinstance(error, LLMError):
+            if isinstance(error, LLMError) and error.request_id is None:
+                error.request_id = self.request_id
+            raise error
+        failed = classify(error, begun=begun)
+        if failed is None:
+            raise error
+        failed.request_id = self.request_id
+        raise failed from failed.__cause__
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and not self._ended and self._decoder.finishing:
+            with anyio.move_on_after(DRAIN_TIME):
+                try:
+                    await self._iterator.__anext__()  # what follows the last event is the end, or we hang up
+                except StopAsyncIteration:
+                    self._ended = True
+                except Exception as broken:  # the answer is whole; how its connection ends is no matter
+                    if classify(broken, begun=True) is None:
+                        raise
+        await self._close()
+
+    async def _close(self) -> None:
+        """Gives the connection back. Detached, so that neither cancellation nor a slow transport can stop it."""
+        answer, self._answer = self._answer, None
+        if answer is None:
+            return
+        if self._ended:  # nothing is left to wait for: the body was read to its end
+            await answer.body.aclose()  # type: ignore[attr-defined]  # both transports' bodies have it
+            return
+
+        async def close() -> None:
+            if isinstance(self._iterator, AsyncGenerator):
+                await self._iterator.aclose()
+            await answer.body.aclose()  # type: ignore[attr-defined]
+
+        job = self._detached.spawn(close)
+        with anyio.move_on_after(CLOSE_TIME, shield=True):
+            await job.done.wait()
+
+
+async def fetch(
+    transport: Transport, method: bytes, path: str, body: bytes, error: ErrorTable, watch: Watch, limit: float
+) -> bytes:
+    """A small metadata call, whole, within `limit` seconds.
+
+    Raises:
+        LLMError: it failed, took too long, or gave an error.
+    """
+    data = b""
+    with anyio.move_on_after(limit) as scope:
+        try:
+            answer = await transport.send(method, path, body, watch)
+            try:
+                inflate = inflater(answer.headers().get("content-encoding", ""))
+                async for piece in answer.body:
+                    data += piece if inflate is None else inflate(piece)
+                    if len(data) > PLAIN_BODY:
+                        raise Malformed(f"the answer to {path} is larger than {PLAIN_BODY >> 20} MiB")
+            finally:
+                with anyio.move_on_after(CLOSE_TIME, shield=True):
+                    await answer.body.aclose()  # type: ignore[attr-defined]
+        except LLMError:
+            raise
+        except Exception as failure:
+            failed = classify(failure, begun=False)
+            if failed is None:
+                raise
+            raise failed from failed.__cause__
+    if scope.cancelled_caught:
+        raise ServerError(f"no answer to {path} within {limit:g} s")
+    if answer.status // 100 != 2:
+        raise error(answer.status, answer.headers(), data)
+    return data

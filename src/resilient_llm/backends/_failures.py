@@ -1,0 +1,94 @@
+"""What an exception of an HTTP library means.
+
+httpx, httpx2 and httpcore2 use the same names for the same things, so one table of names serves all three, and none of
+them is imported for it. The most specific class of an exception's own order wins. What is in no table is a bug in a
+transport and stays what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from resilient_llm._errors import (
+    BadRequest,
+    ClientClosed,
+    ConfigError,
+    ConnectFailed,
+    ConnectTimeout,
+    FirstTokenTimeout,
+    LLMError,
+    Malformed,
+    Overloaded,
+    StreamInterrupted,
+    StreamStalled,
+)
+
+Made = Callable[[str], LLMError]
+
+
+def _busy_pool(text: str) -> LLMError:
+    return Overloaded(f"the http_client's own pool is full: {text}", fault="nobody")
+
+
+def _protocol(text: str) -> LLMError:
+    """The peer went away, or what it sent is not HTTP; the library has one class for both."""
+    if "disconnected" in text or "peer closed" in text:
+        return ConnectFailed(f"the connection broke before the answer began: {text}")
+    return Malformed(f"not HTTP: {text}")
+
+
+BEFORE: dict[str, Made] = {
+    "ConnectTimeout": lambda _: ConnectTimeout("no connection within the http_client's own limit"),
+    "PoolTimeout": _busy_pool,
+    "ReadTimeout": lambda _: FirstTokenTimeout("no answer within the http_client's own limit"),
+    "RemoteProtocolError": _protocol,
+    "LocalProtocolError": lambda text: BadRequest(f"the request is not valid HTTP: {text}"),
+    "UnsupportedProtocol": lambda text: ConfigError(f"base_url: {text}"),
+    "InvalidURL": lambda text: ConfigError(f"base_url: {text}"),
+    "DecodingError": lambda text: Malformed(f"the body cannot be decompressed: {text}"),
+    "NetworkError": lambda text: ConnectFailed(f"the connection failed: {text}"),
+    "TimeoutException": lambda text: ConnectFailed(f"the connection failed: {text}"),
+    "ProxyError": lambda text: ConnectFailed(f"the proxy failed: {text}"),
+    "HTTPError": lambda text: ConnectFailed(f"the connection failed: {text}"),
+    "SSLError": lambda text: ConnectFailed(f"TLS failed: {text}"),
+    "OSError": lambda text: ConnectFailed(f"the connection failed: {text}"),
+    "ClosedResourceError": lambda _: ConnectFailed("the connection was closed under the request"),
+    "BrokenResourceError": lambda _: ConnectFailed("the connection broke"),
+}
+DURING: dict[str, Made] = {
+    **BEFORE,
+    "ReadTimeout": lambda _: StreamStalled("no bytes within the http_client's own limit"),
+    "RemoteProtocolError": lambda _: StreamInterrupted("the connection broke in mid-answer"),
+    "NetworkError": lambda _: StreamInterrupted("the connection broke in mid-answer"),
+    "HTTPError": lambda _: StreamInterrupted("the connection broke in mid-answer"),
+    "OSError": lambda _: StreamInterrupted("the connection broke in mid-answer"),
+    "ClosedResourceError": lambda _: StreamInterrupted("the connection was closed in mid-answer"),
+    "BrokenResourceError": lambda _: StreamInterrupted("the connection broke in mid-answer"),
+}
+
+
+def classify(error: Exception, *, begun: bool) -> LLMError | None:
+    """The typed error, chained to a copy of the cause whose traceback is cut; `None` if this is no failure of HTTP.
+
+    Args:
+        error: what the library raised.
+        begun: the answer had begun.
+    """
+    table = DURING if begun else BEFORE
+    for kind in type(error).__mro__:
+        if kind.__name__ in table:
+            made = table[kind.__name__](str(error) or type(error).__name__)
+            made.__cause__ = _cut(error)
+            return made
+    if isinstance(error, RuntimeError) and "client has been closed" in str(error):
+        return ClientClosed("the http_client was closed; give the route an open one")
+    return None
+
+
+def _cut(error: BaseException) -> BaseException:
+    """The same chain without tracebacks: the frames of an HTTP library hold the key and the prompt in their locals."""
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
+    return error

@@ -1,0 +1,57 @@
+"""The one verb of everything that can answer, and what else the engine likes to know about it.
+
+A backend needs `name` and `open`. The rest is optional; the engine asks once, with these defaults, so that a wrapper
+(cache, redaction, chaos) may hand on only what it means to:
+
+    provider = "custom"  who makes it: "ollama", "openai", …
+    model    = name      the model
+    origin   = name      the endpoint; attempts on one origin share a queue
+    local    = False     a server on one box: its defaults are those of the Ollama column
+    zone     = "internet"  or "machine", "network"; None: it keeps `watch.zone` itself, by the peer that it connects to
+    window   = None      the context window in tokens, as far as it is known now
+    slots    = None      how many attempts it can serve at once
+    async ready(request, watch) -> None    brings the model into memory, before the first token is waited for; the request
+                                           is None for a warm-up
+    async locate(watch) -> Zone            where the model really runs, asked before anything private is sent
+    async models() -> tuple[str, ...]      what it has
+    served() -> dict                       digest, quantization, window, seed: for `reply.served_by`
+    async aclose()                         gives back its connections of this loop
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from resilient_llm._types import Request
+from resilient_llm._watch import Watch
+from resilient_llm.wire import WireEvent
+
+Batches = AsyncIterator[Sequence[WireEvent]]
+
+
+class Backend(Protocol):
+    """Everything that can answer: servers, fakes, and wrappers around them."""
+
+    @property
+    def name(self) -> str:
+        """How it is called in replies, errors and traces."""
+        ...
+
+    def open(self, request: Request, watch: Watch, *, stream: bool = True) -> AbstractAsyncContextManager[Batches]:
+        """One attempt. Entering sends the request; what is entered gives the events as they arrive.
+
+        Args:
+            request: what is asked.
+            watch: say `watch.enter("connect")` and so on, where you know; the limits are kept by its owner.
+            stream: whether to ask for the answer in pieces.
+
+        Returns:
+            A context manager whose value iterates over batches: the events that arrived together, the last of them
+            `Done` (or one `Vectors`). Leaving it gives back the connection.
+
+        Raises:
+            LLMError: entering it or iterating over it; nothing else, but cancellation.
+        """
+        ...

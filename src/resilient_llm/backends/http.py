@@ -1,0 +1,297 @@
+"""HTTP, and the only file that knows an HTTP library.
+
+Our own connections are those of httpcore2, the transport under httpx2: one pool per running loop and zone limit, made
+when it is first needed, without a limit on connections, because the admission queue is the only queue. There is no
+environment proxy, no redirect and no cookie in it, and a peer outside the zone limit is hung up on before a byte is
+sent. A user's `http_client=` may be an `httpx2.AsyncClient` or an `httpx.AsyncClient`.
+
+Rules of the file: no exception of an HTTP library leaves it; a key or a body is never in a `repr`; time is the watch's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import httpcore2
+
+from resilient_llm._detached import running_loop
+from resilient_llm._errors import ClientClosed, ConfigError, NoEligibleRoute
+from resilient_llm._types import Zone
+from resilient_llm._watch import Watch
+from resilient_llm._zones import beyond, zone_of
+
+KEEP_ALIVE = 4.0  # seconds an idle connection is kept: llama.cpp closes them after 5 s, and a race costs an attempt
+IDLE = 100  # idle connections kept per pool
+_WATCH: ContextVar[Watch] = ContextVar("resilient_llm.watch")
+
+
+@dataclass(slots=True, repr=False)
+class Answer:
+    """The head of an HTTP answer, and its body to be read."""
+
+    status: int
+    raw_headers: list[tuple[bytes, bytes]]
+    body: AsyncIterable[bytes]
+
+    def headers(self) -> dict[str, str]:
+        """By lower-case name; of several the last."""
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.raw_headers}
+
+    def __repr__(self) -> str:
+        return f"Answer({self.status})"
+
+
+class Transport(Protocol):
+    """Sends one request and gives the head of its answer."""
+
+    async def send(self, method: bytes, path: str, body: bytes, watch: Watch) -> Answer:
+        """Raises whatever the HTTP library raises; `exchange.py` classifies it."""
+        ...
+
+    async def aclose(self) -> None:
+        """Closes the connections of the running loop."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Endpoint:
+    """Where requests go and what stands at their head. Its `repr` shows no header."""
+
+    scheme: str
+    host: str
+    port: int
+    prefix: str
+    headers: tuple[tuple[bytes, bytes], ...]
+
+    @property
+    def origin(self) -> str:
+        """`scheme://host:port`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The origin and the path that all requests begin with."""
+        return self.origin + self.prefix
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.url})"
+
+
+def endpoint(base_url: str, headers: Mapping[str, str], key: str | None) -> Endpoint:
+    """Checks an address and the headers to be sent with each request.
+
+    Raises:
+        ConfigError: the URL is none, or a header has characters that HTTP does not allow.
+    """
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        host = (parts.hostname or "").encode("idna").decode("ascii")
+    except (ValueError, KeyError, AttributeError, UnicodeError):
+        raise ConfigError(f"base_url: {_without_secrets(base_url)} is not an http:// or https:// address") from None
+    if not host or parts.query or parts.fragment or parts.username:
+        raise ConfigError(f"base_url: {_without_secrets(base_url)} needs a host, and no user, query or fragment")
+    given = {
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",
+        "Content-Type": "application/json",
+        "User-Agent": "resilient-llm",
+    }
+    if key is not None:
+        given["Authorization"] = f"Bearer {key}"
+    given.update(headers)
+    raw = [(b"Host", host.encode() if port in (80, 443) else f"{host}:{port}".encode())]
+    for name, value in given.items():
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable() or not name.isprintable():
+            raise ConfigError(f"headers: the value of {name[:40]!r} must be printable ASCII, without line ends")
+        raw.append((name.encode("ascii"), value.strip().encode("ascii")))
+    return Endpoint(parts.scheme, host, port, parts.path.rstrip("/"), tuple(raw))
+
+
+def _without_secrets(url: object) -> str:
+    return repr(str(url).split("?")[0].split("@")[-1][:80])
+
+
+class _Network(httpcore2.AsyncNetworkBackend):
+    """Opens connections: says when the attempt is connecting, and hangs up on a peer outside the zone limit."""
+
+    def __init__(self, limit: Zone | None, tls: bool) -> None:
+        self._inner = httpcore2.AnyIOBackend()
+        self._limit, self._tls = limit, tls
+        self.sockets: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    async def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> httpcore2.AsyncNetworkStream:
+        watch = _WATCH.get()
+        before = watch.phase
+        watch.enter("connect")
+        stream = await self._inner.connect_tcp(host, port, *args, **kwargs)
+        raw = stream.get_extra_info("socket")
+        self.sockets.add(getattr(raw, "_sock", raw))
+        if self._limit is not None:
+            peer = zone_of(str(stream.get_extra_info("server_addr")[0]))
+            if beyond(peer, self._limit):
+                await stream.aclose()
+                raise NoEligibleRoute(
+                    f"the peer is in zone {peer!r}; local_only allows {self._limit!r}; nothing was sent", falls_back=True
+                )
+        if self._tls:
+            return _Handshake(stream, watch, before)
+        watch.enter(before)
+        return stream
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+
+class _Handshake(httpcore2.AsyncNetworkStream):
+    """A connection before its TLS handshake, which is part of connecting. After it, this object is gone."""
+
+    def __init__(self, inner: httpcore2.AsyncNetworkStream, watch: Watch, before: Any) -> None:
+        self._inner, self._watch, self._before = inner, watch, before
+
+    async def start_tls(self, *args: Any, **kwargs: Any) -> httpcore2.AsyncNetworkStream:
+        secured = await self._inner.start_tls(*args, **kwargs)
+        self._watch.enter(self._before)
+        return secured
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._inner.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+@dataclass(slots=True)
+class _Pools:
+    """The pools of one loop, by zone limit, and the generator that closes them when the loop ends."""
+
+    by_limit: dict[Zone | None, tuple[httpcore2.AsyncConnectionPool, _Network]]
+    life: AsyncGenerator[None, None]
+
+    def close_raw(self) -> None:
+        """Closes the sockets of a loop that is gone: nothing can be awaited on it any more."""
+        for _, network in self.by_limit.values():
+            for sock in list(network.sockets):
+                if isinstance(sock, socket.socket):
+                    sock.close()
+
+
+class OwnTransport:
+    """Our own connections to one endpoint, on every loop that uses it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._urls: dict[str, httpcore2.URL] = {}
+        self._loops: dict[Any, _Pools] = {}
+
+    async def send(self, method: bytes, path: str, body: bytes, watch: Watch) -> Answer:
+        """Sends it over a pool that was checked for the watch's zone limit."""
+        pools = self._loops.get(running_loop())
+        if pools is None:
+            pools = await self._begin()
+        found = pools.by_limit.get(watch.zone)
+        pool = found[0] if found is not None else self._pool(pools, watch.zone)
+        at = self._endpoint
+        url = self._urls.get(path)
+        if url is None:
+            url = httpcore2.URL(scheme=at.scheme, host=at.host, port=at.port, target=at.prefix + path)
+            self._urls[path] = url
+        headers = [*at.headers, (b"Content-Length", b"%d" % len(body))]
+        token = _WATCH.set(watch)
+        try:
+            answer = await pool.handle_async_request(httpcore2.Request(method, url, headers=headers, content=body))
+        finally:
+            _WATCH.reset(token)
+        assert isinstance(answer.stream, AsyncIterable)
+        return Answer(answer.status, answer.headers, answer.stream)
+
+    async def _begin(self) -> _Pools:
+        """The first use on this loop. A generator that waits at its `yield` is closed by the loop when it ends."""
+        loop = running_loop()
+        for other in [one for one in self._loops if isinstance(one, asyncio.AbstractEventLoop) and one.is_closed()]:
+            self._loops.pop(other).close_raw()
+        pools = self._loops[loop] = _Pools({}, self._live(loop))
+        await anext(pools.life)
+        return pools
+
+    async def _live(self, loop: Any) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            pools = self._loops.pop(loop, None)
+            if pools is not None:
+                for pool, _ in pools.by_limit.values():
+                    await pool.aclose()
+
+    def _pool(self, pools: _Pools, limit: Zone | None) -> httpcore2.AsyncConnectionPool:
+        tls = self._endpoint.scheme == "https"
+        network = _Network(limit, tls)
+        pool = httpcore2.AsyncConnectionPool(
+            ssl_context=httpcore2.default_ssl_context() if tls else None,
+            max_connections=None,
+            max_keepalive_connections=IDLE,
+            keepalive_expiry=KEEP_ALIVE,
+            network_backend=network,
+        )
+        pools.by_limit[limit] = (pool, network)
+        return pool
+
+    async def aclose(self) -> None:
+        """Closes what this loop has open. A later use begins anew."""
+        pools = self._loops.get(running_loop())
+        if pools is not None:
+            await pools.life.aclose()
+
+
+class UserTransport:
+    """The user's own client: its proxies, TLS, limits and authentication are his."""
+
+    def __init__(self, endpoint: Endpoint, client: Any) -> None:
+        if not callable(getattr(client, "send", None)) or not callable(getattr(client, "build_request", None)):
+            raise ConfigError("http_client: an httpx2.AsyncClient or an httpx.AsyncClient is needed")
+        self._endpoint, self._client = endpoint, client
+        self._loop: Any = None
+
+    async def send(self, method: bytes, path: str, body: bytes, watch: Watch) -> Answer:
+        """Sends it with the watch's limits in place of the client's, but for its pool."""
+        loop = running_loop()
+        self._loop = self._loop or loop
+        if loop is not self._loop:
+            raise ClientClosed("http_client: it is bound to the event loop that used it first; give each loop its own")
+        client, at = self._client, self._endpoint
+        request = client.build_request(
+            method.decode(), at.url + path, content=body, headers=list(at.headers[1:]),
+            timeout=(watch.limits.connect, None, None, client.timeout.pool),
+        )  # fmt: skip
+        response = await client.send(request, stream=True, follow_redirects=False)
+        return Answer(response.status_code, response.headers.raw, _Body(response))
+
+    async def aclose(self) -> None:
+        """Nothing: who made the client closes it."""
+
+
+class _Body:
+    """The body of a user's response, and the way to close it."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._response.stream.__aiter__()  # type: ignore[no-any-return]  # two libraries, one shape
+
+    async def aclose(self) -> None:
+        await self._response.aclose()

@@ -1,0 +1,114 @@
+"""Any server that speaks OpenAI's chat and embeddings API, hosted or your own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Any
+
+from pydantic_core import from_json
+
+from resilient_llm._detached import Detached
+from resilient_llm._errors import ConfigError, Malformed
+from resilient_llm._types import ChatRequest, Request, Zone
+from resilient_llm._watch import Watch
+from resilient_llm.backends._exchange import Exchange, fetch
+from resilient_llm.backends.base import Batches
+from resilient_llm.backends.http import OwnTransport, Transport, UserTransport, endpoint
+from resilient_llm.backends.providers import PROVIDERS, provider_at
+from resilient_llm.wire.openai import OpenAICodec, profile_for
+
+METADATA_TIME = 5.0  # seconds for a metadata call; hosted catalogues are long
+
+
+class OpenAICompatible:
+    """A model on a server with OpenAI's API.
+
+    Args:
+        model: its name there.
+        base_url: up to and including `/v1`. Default `OPENAI_BASE_URL`, else OpenAI itself.
+        api_key: default: the environment variable of the provider at `base_url` (`OPENAI_API_KEY`, `GROQ_API_KEY`, …).
+            Never shown in a `repr`, a log or an error.
+        context_window: tokens, prompt and answer together. Unknown unless given; then overflow is what the server says.
+        headers: sent with each request.
+        extra: fields for the body of each chat that this library does not know.
+        http_client: an `httpx2.AsyncClient` or `httpx.AsyncClient`, for proxies, TLS and custom transports. It stays
+            yours: you close it, and it serves one event loop.
+        name: in replies and errors. Default `provider:model`.
+
+    Its zone is `internet`, wherever it is, because it may be a proxy; `Route(zone=…)` says otherwise.
+
+    Raises:
+        ConfigError: the model is empty, the URL is none, or a provider that needs a key has none.
+    """
+
+    local = False
+    slots: int | None = None
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        context_window: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        http_client: Any = None,
+        name: str | None = None,
+    ) -> None:
+        if not isinstance(model, str) or not model.strip() or not model.isprintable():
+            raise ConfigError("model: give the name of a model, such as 'gpt-5-mini'")
+        if context_window is not None and not context_window > 0:
+            raise ConfigError(f"context_window: {context_window!r} is not a number of tokens above 0")
+        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or PROVIDERS["openai"].base_url
+        known = provider_at(base_url)
+        self.provider = known.name if known else "compatible"
+        if api_key is None and known is not None and known.key is not None:
+            api_key = os.environ.get(known.key)
+            if not api_key and http_client is None:
+                raise ConfigError(f"api_key: {known.name} needs one; give api_key= or set {known.key}")
+        self.model = model
+        self.name = name or f"{self.provider}:{model}"
+        self.window = context_window
+        self.zone: Zone | None = "internet"
+        at = endpoint(base_url, headers or {}, api_key or None)
+        self.origin = at.origin
+        self._extra = dict(extra or {})
+        self._codec = OpenAICodec(model, profile=profile_for(self.provider, model))
+        self._transport: Transport = OwnTransport(at) if http_client is None else UserTransport(at, http_client)
+        self._detached = Detached()
+
+    def open(self, request: Request, watch: Watch, *, stream: bool = True) -> AbstractAsyncContextManager[Batches]:
+        """One attempt; see `Backend.open`."""
+        if self._extra and isinstance(request, ChatRequest):
+            request = replace(request, extra={**self._extra, **request.extra})
+        codec = self._codec
+        call, decoder = codec.encode(request, stream=stream), codec.decoder(request, stream=stream)
+        return Exchange(self._transport, call, decoder, codec.error, watch, detached=self._detached)
+
+    async def models(self, watch: Watch) -> tuple[str, ...]:
+        """The names of the models that the server offers.
+
+        Raises:
+            LLMError: it could not be asked.
+        """
+        body = await fetch(self._transport, b"GET", "/models", b"", self._codec.error, watch, METADATA_TIME)
+        try:
+            return tuple(sorted(str(one["id"]) for one in from_json(body)["data"]))
+        except (ValueError, KeyError, TypeError):
+            raise Malformed("/models: not a list of models") from None
+
+    def served(self) -> dict[str, Any]:
+        """What is known of the model beside its name."""
+        return {"window": self.window}
+
+    async def aclose(self) -> None:
+        """Ends what is still being closed and gives back the connections of this loop."""
+        await self._detached.aclose()
+        await self._transport.aclose()
+
+    def __repr__(self) -> str:
+        return f"OpenAICompatible({self.model!r}, {self.origin})"

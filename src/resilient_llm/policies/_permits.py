@@ -1,0 +1,127 @@
+"""What a circuit breaker hands out: the right to make one attempt, and what it tells of itself.
+
+The breaker decides; nothing here knows its state. A permit only passes on the first verdict that it is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal
+
+from resilient_llm._errors import FirstTokenTimeout, LLMError
+
+State = Literal["closed", "open", "half-open"]
+Mode = Literal["auto", "forced_open", "observe_only"]
+Role = Literal["normal", "probe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A breaker has changed its state at the instant `at`, for this reason."""
+
+    before: State
+    after: State
+    at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSnapshot:
+    """What a breaker knows.
+
+    Attributes:
+        failures: in a row.
+        slow: in a row.
+        outcomes: that the failure rate is taken over, `failed` of them failures.
+        limit: calls at once; `None` without a limit.
+        retry_after: seconds until the next probe; `None` unless it is open.
+    """
+
+    state: State
+    mode: Mode
+    failures: int
+    slow: int
+    outcomes: int
+    failed: int
+    limit: int | None
+    retry_after: float | None
+
+
+class Permit:
+    """The right to make one attempt. The first verb counts, the later ones do nothing.
+
+    Attributes:
+        role: `probe` for a call that finds out whether the server is back.
+        generation: of the breaker, when it was given.
+        lease: the instant at which its place is free again, even if nobody gave it back.
+        settled: the breaker has heard its verdict.
+    """
+
+    __slots__ = ("_hear", "generation", "lease", "role", "settled")
+
+    def __init__(self, hear: Callable[[Verdict], None], role: Role, generation: int, lease: float = math.inf) -> None:
+        self._hear, self.settled = hear, False
+        self.role, self.generation, self.lease = role, generation, lease
+
+    def success(self, now: float) -> None:
+        """The server answered."""
+        self._hear((self, now, False, False, None))
+
+    def failure(self, now: float, *, slow: bool = False, retry_after: float | None = None) -> None:
+        """The server failed; `slow` if it did so by giving no first token in time."""
+        self._hear((self, now, True, slow, retry_after))
+
+    def slow(self, now: float) -> None:
+        """Someone cut the attempt after 5 s or more without an event: no failure, but two in a row open the breaker."""
+        self._hear((self, now, None, True, None))
+
+    def release(self) -> None:
+        """No verdict: it was cancelled, or ended in a way that says nothing about the server."""
+        self._hear((self, 0.0, None, False, None))
+
+    def judge(self, error: BaseException | None, now: float) -> None:
+        """The verdict that an outcome amounts to. A caller's mistake is a success: the server answered."""
+        ours = isinstance(error, LLMError)
+        fault = error.fault if isinstance(error, LLMError) else "backend" if isinstance(error, Exception) else None
+        if error is None or fault == "caller":
+            self.success(now)
+        elif fault == "backend":
+            hint = error.retry_after if isinstance(error, LLMError) else None
+            self.failure(now, slow=ours and isinstance(error, FirstTokenTimeout), retry_after=hint)
+        else:
+            self.release()
+
+    def __repr__(self) -> str:
+        return f"Permit({self.role}, generation {self.generation}{', settled' if self.settled else ''})"
+
+
+Verdict = tuple[Permit, float, bool | None, bool, float | None]  # permit, now, failed, slow, retry_after
+
+
+class Guarded:
+    """One call under a breaker, as a context manager of either kind. Good for one use."""
+
+    __slots__ = ("_admit", "_clock", "_permit")
+
+    def __init__(self, admit: Callable[[float], Permit], clock: Callable[[], float]) -> None:
+        self._admit, self._clock = admit, clock
+
+    def __enter__(self) -> Permit:
+        self._permit = self._admit(self._clock())
+        return self._permit
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._permit.judge(error, self._clock())
+
+    async def __aenter__(self) -> Permit:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._permit.judge(error, self._clock())

@@ -1,0 +1,147 @@
+"""Whether a prompt fits the window, and what happens if it does not. It is never cut silently.
+
+A server left to itself cuts without a word: Ollama drops messages from the front and then half of what is left, the
+system prompt with it (ollama/ollama#17427, #3839). So the prompt is measured before it is sent, and what does not fit
+is refused, with both numbers, or trimmed by the rule that the caller chose.
+
+Rules of the file: a rule proposes, the guard counts again. What a rule leaves that is still too long is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from resilient_llm._errors import ConfigError, ContextOverflow
+from resilient_llm._types import ChatRequest, Message, messages_from
+from resilient_llm.policies.tokens import TokenCounter, estimate_request, fits_surely
+
+ANSWER = 256  # tokens kept for the answer if the call does not say `max_tokens`
+MARGIN = 1.05  # our own count may be 5 % too low; a counter that the user gives is believed
+Count = Callable[[Sequence[Message]], int]
+Overflow = Callable[[Sequence[Message], int, Count], Sequence[Message]]
+
+
+def refuse(messages: Sequence[Message], room: int, count: Count) -> Sequence[Message]:
+    """Changes nothing, so that the guard refuses with `ContextOverflow`. The default."""
+    return messages
+
+
+def drop_oldest(messages: Sequence[Message], room: int, count: Count) -> Sequence[Message]:
+    """Leaves out as many of the oldest turns as it takes.
+
+    A turn is a user's message and what followed it; after the last user's message, an assistant's message and the
+    results of its tool calls. System messages stay, as do the last user's message and the turn at the end, which is
+    what the model is to answer. A tool call and its results stay or go together.
+    """
+    turns = _turns(messages)
+    last_user = max((number for number, message in enumerate(messages) if message.role == "user"), default=-1)
+    droppable = [turn for turn in turns[:-1] if last_user not in turn]
+
+    def without(dropped: int) -> list[Message]:
+        gone = {number for turn in droppable[:dropped] for number in turn}
+        return [message for number, message in enumerate(messages) if number not in gone]
+
+    # Fewer messages, fewer tokens: the least that has to go is found by halving, with few counts however long it is.
+    enough = bisect_left(range(len(droppable)), True, key=lambda dropped: count(without(dropped)) <= room)
+    return without(enough)
+
+
+def _turns(messages: Sequence[Message]) -> list[list[int]]:
+    """The numbers of the messages, system messages left out, in groups that stay or go together."""
+    last_user = max((number for number, message in enumerate(messages) if message.role == "user"), default=-1)
+    turns: list[list[int]] = []
+    asked: dict[str, int] = {}  # the number of the message that made each call
+    for number, message in enumerate(messages):
+        if message.role in ("system", "developer"):
+            continue
+        if message.role == "user" or (message.role == "assistant" and number > last_user) or not turns:
+            turns.append([])
+        turns[-1].append(number)
+        asked.update((call.id, number) for call in message.tool_calls)
+        caller = asked.get(message.tool_call_id or "", number) if message.role == "tool" else number
+        while len(turns) > 1 and turns[-1][0] > caller:  # a result that came late ties together what lies between
+            late = turns.pop()
+            turns[-1] += late
+    return turns
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ContextGuard:
+    """What happens to a prompt that does not fit the window.
+
+    Args:
+        window: of the model, in tokens. Default: what the backend knows. While nobody knows it, nothing is checked.
+        reserve: tokens of it that are kept for the answer. Default: the call's `max_tokens`, else 256, but at most a
+            quarter of the window.
+        overflow: `refuse`, `drop_oldest`, or a function `(messages, room, count) -> messages` of your own: `room` is
+            what the prompt may have, `count(messages)` what it would have. What it returns is counted again.
+        counter: counts a request exactly. Default: an estimate, taken 5 % higher, because it may err. Not asked if
+            the prompt fits even when every byte is a token.
+
+    Raises:
+        ConfigError: a number is impossible; the message shows it.
+    """
+
+    window: int | None = None
+    reserve: int | None = None
+    overflow: Overflow = refuse
+    counter: TokenCounter | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("window", self.window, 1), ("reserve", self.reserve, 0)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ConfigError(f"{name}: {value!r} is not a whole number of {least} or more")
+        if self.window is not None and self.reserve is not None and self.reserve >= self.window:
+            raise ConfigError(f"reserve: {self.reserve} tokens leave nothing of a window of {self.window}")
+        for name, function in (("overflow", self.overflow), ("counter", self.counter)):
+            if function is not None and not callable(function):
+                raise ConfigError(f"{name}: a function is needed, not {type(function).__name__}")
+
+    def fit(self, request: ChatRequest, window: int | None) -> ChatRequest:
+        """The request, as it is or as the rule made it, so that prompt and answer fit the window.
+
+        Args:
+            request: what is to be sent.
+            window: what the backend knows, in tokens; the guard's own comes first.
+
+        Raises:
+            ContextOverflow: it does not fit, and the rule, if there is one, did not make it fit. Both numbers and the
+                reserve are in the message.
+            ConfigError: the rule left no message at all.
+        """
+        window = self.window or window
+        if window is None:
+            return request
+        reserve = min(request.max_tokens or ANSWER, window // 4) if self.reserve is None else self.reserve
+        room = window - reserve
+        if fits_surely(request, room) or self._count(request) <= room:
+            return request
+
+        def count(messages: Sequence[Message]) -> int:
+            return self._count(replace(request, messages=tuple(messages))) if messages else 0
+
+        trimmed = replace(request, messages=messages_from(self.overflow(request.messages, room, count)))
+        tokens = self._count(trimmed)
+        if tokens <= room:
+            return trimmed
+        about = "" if self.counter is not None else "about "
+        raise ContextOverflow(
+            f"the prompt has {about}{tokens} tokens, but the window of {window} has room for {max(room, 0)}:"
+            f" {reserve} are kept for the answer. Shorten it, use a larger window or a smaller reserve, or let"
+            " ContextGuard(overflow=drop_oldest) leave out the oldest turns",
+            tokens=tokens,
+            limit=max(room, 0),
+        )
+
+    def _count(self, request: ChatRequest) -> int:
+        if self.counter is not None:
+            return self.counter(request)
+        return math.ceil(estimate_request(request) * MARGIN)
+
+    def __repr__(self) -> str:
+        rule = getattr(self.overflow, "__name__", type(self.overflow).__name__)
+        counter = "estimate" if self.counter is None else getattr(self.counter, "__name__", type(self.counter).__name__)
+        return f"ContextGuard(window={self.window}, reserve={self.reserve}, overflow={rule}, counter={counter})"

@@ -1,0 +1,40 @@
+"""In which order the routes of a call are tried.
+
+Rules:
+  1. The order that the user wrote.
+  2. A conversation stays on the route that it is on, while that one is not put aside.
+  3. A route that was put aside (429, quota, 404) is tried last. One that is alone is always tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from resilient_llm._errors import LLMError, ModelNotFound, QuotaExhausted, RateLimited
+
+R = TypeVar("R")
+ASIDE = 30.0  # seconds, where the server does not say how long
+_ASIDE_FOR = (RateLimited, QuotaExhausted, ModelNotFound)
+
+
+def order(routes: Sequence[R], aside: Callable[[R], bool], stays: R | None = None) -> list[R]:
+    """The routes in the order in which they are tried.
+
+    Args:
+        routes: those that may take the call, as the user ordered them.
+        aside: whether a route is put aside now.
+        stays: the route that the conversation is on.
+    """
+    if len(routes) < 2:
+        return list(routes)
+    return sorted(routes, key=lambda route: (aside(route), route is not stays))
+
+
+def aside_for(error: LLMError) -> float | None:
+    """Seconds that this error puts its route aside, or `None` if it does not."""
+    if isinstance(error, RateLimited) and error.oversize:
+        return None  # this request is too large for the route, which is fine for others
+    if isinstance(error, _ASIDE_FOR):
+        return ASIDE if error.retry_after is None else error.retry_after
+    return None

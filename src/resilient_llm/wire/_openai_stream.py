@@ -1,0 +1,281 @@
+"""The answer to a chat request, from bytes to events.
+
+It exists because an answer that ends is not an answer that is complete. Rules of the file: it is complete when choice 0
+has a finish reason that is not empty, or when `[DONE]` came after at least one payload; everything else is `Truncated`.
+The finish does not end the reading, usage may follow. An `error` is looked for before `choices`. What the bytes are,
+events or one JSON object, is told by the first of them, not by what was asked for: servers do either. The path of a
+plain piece of text is kept short, there is one per token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic_core import from_json
+
+from resilient_llm._errors import Malformed, Truncated
+from resilient_llm._replies import Degraded, Done, ReasoningDelta, TextDelta, Usage
+from resilient_llm.wire import WireEvent
+from resilient_llm.wire._checks import checked
+from resilient_llm.wire._frames import ErrorFrame, ServerSentEvents
+from resilient_llm.wire._openai_errors import error_from
+from resilient_llm.wire._openai_finish import FAILURES, FINISH, failed, nothing_said, reported_in
+from resilient_llm.wire._openai_parts import ToolCalls, figures, texts
+
+MAX_BODY = 16 * 1024 * 1024  # bytes of an answer in one piece
+_BLANK = b" \t\r\n\xef\xbb\xbf"  # white space, and the byte order mark
+
+_REASONING = ("reasoning_content", "reasoning", "reasoning_text")  # some send two with the same text: the first counts
+
+
+class ChatDecoder:
+    """Decodes one answer; see `wire.Decoder`.
+
+    Args:
+        degraded: what the request already lost on its way to the server.
+    """
+
+    __slots__ = (
+        "_body",
+        "_calls",
+        "_degraded",
+        "_figures",
+        "_fingerprint",
+        "_finish",
+        "_frames",
+        "_model",
+        "_over",
+        "_payload",
+        "_queue",
+        "_said",
+        "_thought",
+        "finishing",
+    )
+
+    def __init__(self, *, degraded: tuple[Degraded, ...] = ()) -> None:
+        self.finishing = False
+        self._frames: ServerSentEvents | None = None
+        self._body: bytearray | None = None
+        self._calls = ToolCalls()
+        self._degraded = degraded
+        self._figures: dict[str, int] = {}
+        self._finish: str | None = None
+        self._model: str | None = None
+        self._fingerprint: str | None = None
+        self._queue: float | None = None
+        self._payload = False
+        self._said = False
+        self._thought = False
+        self._over = False
+
+    def feed(self, data: bytes) -> list[WireEvent]:
+        """The events that are complete with these bytes.
+
+        Raises:
+            LLMError: the server reported an error, or its bytes are not the protocol. Text that came with the same
+                bytes is lost with it.
+        """
+        if self._frames is None:
+            if self._body is None:
+                data = data.lstrip(_BLANK)  # DeepSeek sends blank lines for minutes before an answer in one piece
+                if not data:
+                    return []
+                self._sniff(data[:1])
+            if self._body is not None:
+                self._body += data
+                if len(self._body) > MAX_BODY:
+                    raise Malformed(f"the answer is longer than {MAX_BODY} bytes")
+                return []
+        assert self._frames is not None
+        events: list[WireEvent] = []
+        for frame in self._frames.feed(data):
+            self._frame(frame, events)
+        return events
+
+    def close(self) -> list[WireEvent]:
+        """The last events.
+
+        Raises:
+            Truncated: the body ended without proof that the answer was whole.
+        """
+        events: list[WireEvent] = []
+        if self._over:
+            return events
+        if self._frames is not None:
+            for frame in self._frames.close():
+                self._last_frame(frame, events)
+        elif self._body is not None:
+            self._whole(bytes(self._body), events)
+        if not self._over:
+            if self._finish is None:
+                raise Truncated("the answer ended without a finish reason and without [DONE]")
+            self._done(events)
+        return events
+
+    def _sniff(self, first: bytes) -> None:
+        if first == b"<":
+            raise Malformed("the server sent a page of HTML instead of an answer")
+        if first in (b"{", b"["):
+            self._body = bytearray()
+        else:
+            self._frames = ServerSentEvents()
+
+    def _frame(self, frame: bytes, events: list[WireEvent]) -> None:
+        if type(frame) is ErrorFrame or frame[:1] != b"{" or self._over:
+            return self._rare(frame, events)
+        try:
+            chunk = from_json(frame)
+        except ValueError as error:
+            raise Malformed(f"an event of the answer is not JSON: {error}") from None
+        text = _plain(chunk) if self._model is not None else None  # the first chunk tells more than text
+        if text is None:
+            return self._chunk(chunk, events)
+        self._said = True
+        return events.append(TextDelta(text))
+
+    def _rare(self, frame: bytes, events: list[WireEvent]) -> None:
+        """What is no chunk: an error, the end mark, nothing, or an array with an error in it (Gemini)."""
+        stripped = frame.strip()
+        if self._over or not stripped:
+            return None
+        if isinstance(frame, ErrorFrame):
+            raise error_from(None, {}, bytes(frame))
+        if stripped.startswith(b"{"):
+            return self._frame(stripped, events)
+        if stripped.startswith(b"[DONE]"):
+            if not self._payload:
+                raise Truncated("the answer ended before it began")
+            return self._done(events)
+        raise reported_in(stripped)
+
+    def _last_frame(self, frame: bytes, events: list[WireEvent]) -> None:
+        """A frame without its blank line: whole, or cut. A cut one says nothing; whether that matters is said later."""
+        try:
+            self._frame(frame, events)
+        except Malformed:
+            if _is_json(frame):
+                raise
+
+    def _whole(self, body: bytes, events: list[WireEvent]) -> None:
+        try:
+            completion = from_json(body)
+        except ValueError as error:
+            if "EOF" in str(error):
+                raise Truncated("the answer ended inside its JSON") from None
+            raise Malformed(f"the answer is not JSON: {error}") from None
+        if not isinstance(completion, dict):
+            raise reported_in(body)
+        if completion.get("object") == "error" or ("choices" not in completion and not completion.get("error")):
+            if not isinstance(completion.get("message", completion.get("detail")), (str, list, dict)):
+                raise Malformed("the answer has no choices")
+            raise error_from(None, {}, completion)
+        self._chunk(completion, events)
+        if self._finish is None and (self._said or self._calls or not completion.get("choices")):
+            self._done(events, assumed="stop")  # Ollama leaves the reason out (ollama#2996)
+
+    def _chunk(self, chunk: dict[str, Any], events: list[WireEvent]) -> None:
+        if chunk.get("error") or chunk.get("object") == "error":  # the latter: SGLang and old vLLM, flat
+            raise error_from(None, {}, chunk)
+        self._payload = True
+        self._describe(chunk)
+        for choice in checked(chunk.get("choices") or [], list, "choices"):
+            checked(choice, dict, "a choice")
+            index = choice.get("index") or 0
+            if checked(index, int, "the index of a choice") == 0:
+                self._choice(choice, events)
+
+    def _choice(self, choice: dict[str, Any], events: list[WireEvent]) -> None:
+        delta = checked(choice.get("delta") or choice.get("message") or {}, dict, "delta")
+        text, thought = texts(delta.get("content") or "")
+        text += checked(delta.get("refusal") or "", str, "refusal")  # its only answer then
+        if not thought:
+            named = next((delta[name] for name in _REASONING if delta.get(name)), "")
+            thought = checked(named, str, "reasoning")
+        if thought:
+            self._thought = True
+            events.append(ReasoningDelta(thought))
+        if text:
+            self._said = True
+            events.append(TextDelta(text))
+        for piece in checked(delta.get("tool_calls") or [], list, "tool_calls"):
+            self._calls.add(piece)
+        self._add_usage(choice.get("usage"))  # Moonshot
+        finish = choice.get("finish_reason")
+        if finish and self._finish is None:
+            self._finish = checked(finish, str, "finish_reason")
+            self.finishing = True
+            if finish in FAILURES:
+                raise failed(finish, choice.get("error"))
+
+    def _describe(self, chunk: dict[str, Any]) -> None:
+        """Model, fingerprint and usage. An answer does not die of them."""
+        model, fingerprint, groq = chunk.get("model"), chunk.get("system_fingerprint"), chunk.get("x_groq")
+        if self._model is None and isinstance(model, str) and model:
+            self._model = model
+        if self._fingerprint is None and isinstance(fingerprint, str) and fingerprint:
+            self._fingerprint = fingerprint
+        self._add_usage(chunk.get("usage"))
+        if isinstance(groq, dict):
+            self._add_usage(groq.get("usage"))
+
+    def _add_usage(self, usage: Any) -> None:
+        if not isinstance(usage, dict):
+            return
+        # The largest, never the sum: some servers send the total so far with every chunk (lemma#564).
+        for name, value in figures(usage):
+            self._figures[name] = max(value, self._figures.get(name, 0))
+        queue = usage.get("queue_time")  # Groq, seconds
+        if isinstance(queue, float) and 0 <= queue < float("inf"):
+            self._queue = queue
+
+    def _done(self, events: list[WireEvent], assumed: str = "") -> None:
+        """Ends the answer with its tool calls and `Done`, or says why it is none."""
+        self._over = True
+        self.finishing = False
+        raw = self._finish
+        finish = FINISH.get(raw or assumed, "other")
+        usage = Usage(**self._figures)  # type: ignore[arg-type]  # the names are those of `figures`
+        calls = self._calls.finish(cut=finish == "length", ended=raw is not None)
+        degraded: list[Degraded] = [*self._degraded]
+        if finish == "length":
+            degraded.append("cut_at_length")
+            if not self._said and not self._calls and (self._thought or usage.reasoning_tokens):
+                degraded.append("thinking_ate_budget")
+                self._thought = True
+        if not (self._said or self._thought or self._calls):
+            raise nothing_said(raw, finish)
+        if calls and finish == "stop":  # Groq, Ollama, Gemini and llama.cpp say so now and then
+            finish = "tool_calls"
+        events.extend(calls)
+        events.append(Done(finish, usage, raw, self._model, self._fingerprint, tuple(degraded), None, self._queue))
+
+
+def _plain(chunk: dict[str, Any]) -> str | None:
+    """The text of a chunk that holds nothing else; `None` if it may hold more, or is not what it should be."""
+    try:
+        (choice,) = chunk["choices"]
+        delta = choice["delta"]
+        text = delta["content"]
+        alone = (
+            len(delta) == 1 and not choice.get("finish_reason") and not choice.get("index") and "usage" not in choice
+        )
+        if (
+            alone
+            and text.__class__ is str
+            and text
+            and not chunk.get("usage")
+            and "error" not in chunk
+            and "x_groq" not in chunk
+        ):
+            return text
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass
+    return None
+
+
+def _is_json(frame: bytes) -> bool:
+    try:
+        from_json(frame)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,106 @@
+"""The language of Ollama's own API.
+
+It exists so that everything above speaks of requests, events and errors. Rules of the file: it only joins the parts:
+`_ollama_request` (what Ollama is sent), `_ollama_stream` (what it answers), `_ollama_errors` (what its refusals mean)
+and `_ollama_facts` (what it tells of its models).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from resilient_llm._errors import LLMError
+from resilient_llm._replies import Usage, Vectors
+from resilient_llm._types import EmbedRequest, Request
+from resilient_llm.wire import Decoder, HTTPCall
+from resilient_llm.wire._checks import checked, counts
+from resilient_llm.wire._ollama_errors import classify, in_band
+from resilient_llm.wire._ollama_facts import Model, Show, parse_ps, parse_show, parse_tags, same_model, show_body
+from resilient_llm.wire._ollama_request import Think, encode_chat, encode_embed, encode_load, forced, settings_from
+from resilient_llm.wire._ollama_stream import ChatDecoder
+from resilient_llm.wire._vectors import EmbedDecoder, matrix
+
+__all__ = [
+    "Model",
+    "OllamaCodec",
+    "Show",
+    "load_body",
+    "parse_ps",
+    "parse_show",
+    "parse_tags",
+    "same_model",
+    "show_body",
+]
+
+
+class OllamaCodec:
+    """Speaks to one model of an Ollama; satisfies `wire.Codec`.
+
+    Args:
+        model: its name.
+        num_ctx: the window in tokens. Default: the server's.
+        options: of Ollama, for every request; `num_ctx=` wins over the one in it.
+        think: whether the model thinks, where the call does not say.
+        shift: whether the server may drop the middle of the context while it writes; `None` sends nothing.
+        window: tells the window in tokens as far as it is known now: the output cap of a call without `max_tokens`.
+
+    Raises:
+        ConfigError: the options are no mapping.
+    """
+
+    __slots__ = ("_settings", "_window")
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        num_ctx: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        think: Think | None = None,
+        shift: bool | None = False,
+        window: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self._settings = settings_from(model, num_ctx, options, think, shift)
+        self._window = window
+
+    def encode(self, request: Request, *, stream: bool) -> HTTPCall:
+        """The request as Ollama wants it.
+
+        Raises:
+            ConfigError: something in it has no JSON form.
+            UnsupportedParameter: an image is given by its URL.
+        """
+        if isinstance(request, EmbedRequest):
+            return encode_embed(request, self._settings)
+        return encode_chat(request, self._settings, self._window(), stream=stream)
+
+    def decoder(self, request: Request, *, stream: bool) -> Decoder:
+        """A decoder for the answer. Many lines or one is all the same to it, whatever was asked for."""
+        if isinstance(request, EmbedRequest):
+            return EmbedDecoder(len(request.texts), _embeddings)
+        dropped = forced(request)
+        return ChatDecoder(constrained=request.schema is not None, degraded=("field_dropped",) if dropped else ())
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
+        """What an answer with this status (not 200) means."""
+        return classify(status, headers, body)
+
+    def load(self, *, keep_alive: float | str | None, embed: bool) -> bytes:
+        """The body that brings the model into memory as the requests want it."""
+        return encode_load(self._settings, keep_alive=keep_alive, embed=embed)
+
+
+def load_body(codec: OllamaCodec, *, keep_alive: float | str | None = None, embed: bool = False) -> bytes:
+    """The body for `/api/chat`, or for `/api/embed` if `embed`, that brings the model of `codec` into memory."""
+    return codec.load(keep_alive=keep_alive, embed=embed)
+
+
+def _embeddings(answer: Any, count: int) -> Vectors:
+    checked(answer, dict, "the whole")
+    if answer.get("error"):
+        raise in_band(answer)
+    vectors = matrix(checked(answer.get("embeddings"), list, "embeddings"), count)
+    model = answer.get("model")
+    usage = Usage(**counts(answer, {"prompt_eval_count": "input_tokens"}))  # type: ignore[arg-type]
+    return Vectors(vectors, model if isinstance(model, str) and model else None, usage)

@@ -1,0 +1,244 @@
+"""The guard's promise: what it lets through fits, nothing is cut that the caller did not allow to be cut."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient_llm._errors import ConfigError, ContextOverflow
+from resilient_llm._types import ChatRequest, Message, Tool, ToolCall
+from resilient_llm.policies.guard import ContextGuard, Count, drop_oldest, refuse
+from resilient_llm.policies.tokens import estimate_request
+
+
+def words(request: ChatRequest) -> int:
+    """A counter that a test can follow: a word is a thousand tokens."""
+    return 1000 * sum(len(message.content.split()) for message in request.messages)
+
+
+def say(role: str, text: str, **facts: object) -> Message:
+    """A message with words of a thousand bytes: so nothing of it fits without being counted."""
+    return Message(role, " ".join(word.ljust(1000, ".") for word in text.split()), **facts)
+
+
+def ask(*messages: Message | str, **facts: object) -> ChatRequest:
+    return ChatRequest(tuple(say("user", one) if isinstance(one, str) else one for one in messages), **facts)
+
+
+def said(request: ChatRequest) -> list[str]:
+    return [message.content.replace(".", "") for message in request.messages]
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> ChatRequest:
+    """Any mixture of roles; results follow their calls, at once or late; ids are used again, as real servers do."""
+    messages: list[Message] = []
+    pending: list[str] = []
+    for number in range(draw(st.integers(1, 14))):
+        role = draw(st.sampled_from(["system", "user", "user", "assistant", "calls", "tool", "tool"]))
+        text = " ".join([f"m{number}"] * draw(st.integers(1, 6)))
+        if role == "calls":
+            ids = [f"call_{draw(st.integers(0, 2))}"]
+            pending += ids
+            calls = tuple(ToolCall("search", {}, id=one) for one in ids)
+            messages.append(say("assistant", text, tool_calls=calls))
+        elif role == "tool":
+            if pending:
+                messages.append(say("tool", text, tool_call_id=pending.pop(0)))
+        else:
+            messages.append(say(role, text))
+    return ChatRequest(tuple(messages or [say("user", "m0")]))
+
+
+def pairs(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """Each result with the call that it answers: the last one before it with its id."""
+    asked: dict[str, str] = {}
+    found = []
+    for message in messages:
+        asked.update((call.id, message.content) for call in message.tool_calls)
+        if message.role == "tool":
+            found.append((asked[message.tool_call_id], message.content))
+    return found
+
+
+def last_user(messages: Sequence[Message]) -> Message | None:
+    return next((message for message in reversed(messages) if message.role == "user"), None)
+
+
+@given(conversations(), st.integers(1, 60))
+def test_dropping_the_oldest_never_exceeds_and_never_tears_apart(request: ChatRequest, window: int) -> None:
+    guard = ContextGuard(window=1000 * window, reserve=0, overflow=drop_oldest, counter=words)
+    try:
+        fitted = guard.fit(request, None)
+    except ContextOverflow as error:
+        assert error.tokens > error.limit == 1000 * window  # noqa: PT017
+        return
+    kept, before = fitted.messages, request.messages
+    assert words(fitted) <= 1000 * window
+    assert [message for message in before if message in kept] == list(kept)
+    assert [one for one in before if one.role == "system"] == [one for one in kept if one.role == "system"]
+    assert last_user(kept) is last_user(before)
+    gone = {message.content for message in before} - {message.content for message in kept}
+    for call, result in pairs(before):
+        assert (call in gone) == (result in gone)
+
+
+@given(conversations(), st.integers(1, 60))
+def test_dropping_the_oldest_drops_no_turn_that_had_room(request: ChatRequest, window: int) -> None:
+    guard = ContextGuard(window=1000 * window, reserve=0, overflow=drop_oldest, counter=words)
+    if words(request) <= 1000 * window:
+        assert guard.fit(request, None) is request
+
+
+def test_the_oldest_turn_goes_first_and_no_more_than_needed() -> None:
+    request = ask(say("system", "s"), "one one", say("assistant", "a"), "two two", say("assistant", "b"), "q")
+    fitted = ContextGuard(window=5000, reserve=0, overflow=drop_oldest, counter=words).fit(request, None)
+    assert said(fitted) == ["s", "two two", "b", "q"]
+
+
+def test_of_an_agents_rounds_the_oldest_go_first_and_the_last_one_stays() -> None:
+    rounds = [
+        message
+        for number in range(3)
+        for message in (
+            say("assistant", f"c{number}", tool_calls=(ToolCall("f", {}, id="call_0"),)),
+            say("tool", f"r{number} r r", tool_call_id="call_0"),
+        )
+    ]
+    request = ask("question", *rounds)
+    fitted = ContextGuard(window=9000, reserve=0, overflow=drop_oldest, counter=words).fit(request, None)
+    assert said(fitted) == ["question", "c1", "r1 r r", "c2", "r2 r r"]
+    with pytest.raises(ContextOverflow):
+        ContextGuard(window=4000, reserve=0, overflow=drop_oldest, counter=words).fit(request, None)
+
+
+def test_a_result_that_came_late_goes_with_its_call_and_all_between() -> None:
+    call = say("assistant", "c", tool_calls=(ToolCall("f", {}, id="x"),))
+    request = ask("one", call, "two", say("tool", "r", tool_call_id="x"), "three")
+    fitted = ContextGuard(window=4000, reserve=0, overflow=drop_oldest, counter=words).fit(request, None)
+    assert said(fitted) == ["three"]
+
+
+def test_a_long_history_is_trimmed_with_few_counts() -> None:
+    counts = [0]
+
+    def counter(request: ChatRequest) -> int:
+        counts[0] += 1
+        return words(request)
+
+    request = ask(*[f"m{number}" for number in range(4000)])
+    fitted = ContextGuard(window=100_000, reserve=0, overflow=drop_oldest, counter=counter).fit(request, None)
+    assert len(fitted.messages) == 100
+    assert counts[0] < 20
+
+
+def test_what_fits_is_not_touched() -> None:
+    request = ask(Message("user", "Why is the sky blue?"))
+    assert ContextGuard().fit(request, 4096) is request
+    assert ContextGuard(counter=lambda request: 10).fit(request, 300) is request
+
+
+def test_without_a_window_nothing_is_checked() -> None:
+    request = ask(Message("user", "word " * 100_000))
+    assert ContextGuard(overflow=drop_oldest).fit(request, None) is request
+
+
+def test_refusal_shows_both_numbers_and_the_reserve_and_what_to_do() -> None:
+    with pytest.raises(ContextOverflow) as caught:
+        ContextGuard(reserve=1000, counter=lambda request: 9000).fit(ask(Message("user", "word " * 9000)), 8192)
+    assert (caught.value.tokens, caught.value.limit) == (9000, 7192)
+    for part in ("9000", "8192", "7192", "1000", "larger window", "drop_oldest"):
+        assert part in str(caught.value)
+
+
+def test_a_refusal_shows_nothing_of_the_prompt() -> None:
+    with pytest.raises(ContextOverflow) as caught:
+        ContextGuard().fit(ask(Message("user", "secret " * 9000)), 2048)
+    assert "secret" not in repr(caught.value) + str(caught.value.args)
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "window", "reserve"), [(None, 8192, 256), (1000, 8192, 1000), (8000, 8192, 2048), (None, 400, 100)]
+)
+def test_the_reserve_is_what_the_answer_may_need_but_a_quarter_of_the_window_at_most(
+    max_tokens: int | None, window: int, reserve: int
+) -> None:
+    request = ask(Message("user", "word " * 50_000), max_tokens=max_tokens)
+    room = window - reserve
+    assert ContextGuard(counter=lambda request: room).fit(request, window) is request
+    with pytest.raises(ContextOverflow) as caught:
+        ContextGuard(counter=lambda request: room + 1).fit(request, window)
+    assert caught.value.limit == room
+
+
+def test_our_own_estimate_is_taken_five_percent_higher_and_a_counter_is_believed() -> None:
+    request = ask(Message("user", "word " * 5000))
+    tokens = estimate_request(request)
+    with pytest.raises(ContextOverflow) as caught:
+        ContextGuard(window=tokens, reserve=0).fit(request, None)
+    assert caught.value.tokens == pytest.approx(1.05 * tokens, abs=1)
+    assert ContextGuard(window=tokens, reserve=0, counter=estimate_request).fit(request, None) is request
+
+
+def test_the_guards_own_window_comes_first() -> None:
+    with pytest.raises(ContextOverflow):
+        ContextGuard(window=1000).fit(ask(Message("user", "word " * 2000)), 100_000)
+
+
+def test_tools_are_in_the_reckoning_of_a_rule() -> None:
+    tool = Tool("search", "word " * 500, {})
+    request = ask(*[Message("user", "word " * 100) for _ in range(10)], tools=(tool,))
+    fitted = ContextGuard(window=1400, reserve=0, overflow=drop_oldest).fit(request, None)
+    assert 1 < len(fitted.messages) < 10
+    assert estimate_request(fitted) <= 1400
+
+
+def test_a_rule_of_the_users_own_decides_and_is_counted_again() -> None:
+    def summary(messages: Sequence[Message], room: int, count: Count) -> list[Message]:
+        assert count(messages) > room == 3000
+        return [say("user", "in short"), messages[-1]]
+
+    request = ask("a b c d e f", "question")
+    guard = ContextGuard(window=3000, reserve=0, overflow=summary, counter=words)
+    assert said(guard.fit(request, None)) == ["in short", "question"]
+    with pytest.raises(ContextOverflow):
+        ContextGuard(window=3000, reserve=0, overflow=lambda messages, room, count: messages, counter=words).fit(
+            request, None
+        )
+
+
+def test_a_rule_that_leaves_nothing_is_an_error() -> None:
+    guard = ContextGuard(window=1000, reserve=0, overflow=lambda messages, room, count: [], counter=words)
+    with pytest.raises(ConfigError, match="empty"):
+        guard.fit(ask("a b c"), None)
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({"window": 0}, "window: 0"),
+        ({"window": True}, "window: True"),
+        ({"reserve": -1}, "reserve: -1"),
+        ({"window": 512, "reserve": 512}, "512"),
+        ({"overflow": "drop"}, "overflow"),
+        ({"counter": 3}, "counter"),
+    ],
+)
+def test_impossible_values_are_refused_and_shown(values: dict[str, object], shown: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ContextGuard(**values)
+    assert shown in str(caught.value)
+
+
+def test_a_reserve_that_leaves_nothing_of_the_servers_window_refuses() -> None:
+    with pytest.raises(ContextOverflow) as caught:
+        ContextGuard(reserve=4096).fit(ask("hi"), 2048)
+    assert caught.value.limit == 0
+
+
+def test_its_repr_names_the_rule() -> None:
+    assert repr(ContextGuard(overflow=drop_oldest)) == (
+        "ContextGuard(window=None, reserve=None, overflow=drop_oldest, counter=estimate)"
+    )
+    assert "refuse" in repr(ContextGuard(overflow=refuse, counter=words))

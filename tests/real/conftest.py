@@ -1,0 +1,71 @@
+"""The real servers, one of each for the whole run, and the models that they serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from . import llamacpp, ollama
+from .script import Kind
+
+KEY = "sk-tests-only"  # the one that the llama.cpp servers want
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("real")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Path]:
+    """Gives the file of a tiny model of that kind."""
+    for package in ("numpy", "gguf"):
+        pytest.importorskip(package, reason=f"{package}, which writes the models, is not installed: `make test` does")
+    from .tiny_gguf import write_model
+
+    folder = tmp_path_factory.mktemp("models")
+
+    @cache
+    def path(kind: Kind) -> Path:
+        return write_model(folder / f"{kind}.gguf", kind)
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def llama_needed(model: object) -> None:
+    """Skips what needs a llama.cpp server where there can be none."""
+    pytest.importorskip("xllamacpp", reason="xllamacpp has no wheel for this machine, or is not installed")
+
+
+@pytest.fixture(scope="session")
+def llama(model: Callable[[Kind], Path], llama_needed: None) -> Iterator[llamacpp.Server]:
+    """llama.cpp with the scripted model: 2 slots of 2,048 tokens, and a key."""
+    with llamacpp.llama_server(model("scripted"), api_keys=[KEY]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def llama_embed(model: Callable[[Kind], Path], llama_needed: None) -> Iterator[llamacpp.Server]:
+    """llama.cpp set up for embeddings."""
+    pooling = "LLAMA_POOLING_TYPE_MEAN"  # without pooling it refuses to embed
+    with llamacpp.llama_server(model("random"), embedding=True, pooling_type=pooling, api_keys=[KEY]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ollama_server(model: Callable[[Kind], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ollama.Server]:
+    """Ollama with four models, one request at a time and a queue of two."""
+    reason = ollama.missing()
+    if reason is not None:
+        pytest.skip(reason)
+    kinds: tuple[Kind, ...] = ("scripted", "random", "think", "toolcall")
+    models = {kind: model(kind) for kind in kinds}
+    folder = tmp_path_factory.mktemp("ollama")
+    with ollama.ollama_server(models, folder, OLLAMA_NUM_PARALLEL=1, OLLAMA_MAX_QUEUE=2) as server:
+        yield server
