@@ -1,1 +1,1 @@
-"""Short programs that run as they are. `python -m examples.demo` shows the main job, `quickstart.py` is where to begin."""
+"""Short programs that run as they are. Begin with `quickstart.py`; `python -m examples.demo` shows the main job."""

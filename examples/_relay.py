@@ -32,7 +32,7 @@ class Relay:
         self._server = (address.hostname, address.port)
         self._listener: asyncio.Server | None = None
         self._port = 0
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._blocked = False
         self._rate = self._left = math.inf
         self.sent = 0
@@ -58,7 +58,7 @@ class Relay:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        for client in self._clients:
+        for client in self._connections.values():
             client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             client.transport.abort()
 
@@ -67,12 +67,16 @@ class Relay:
         self._blocked = False
         self._rate = self._left = math.inf
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
+            self._listener = await asyncio.start_server(self._accepted, "127.0.0.1", self._port)
             self._port = self._listener.sockets[0].getsockname()[1]
 
-    async def _connected(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+    def _accepted(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._connect(reader, client))
+        self._connections[task] = client
+        task.add_done_callback(self._connections.pop)
+
+    async def _connect(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         """One connection, until either side leaves it."""
-        self._clients.add(client)
         with contextlib.closing(client), contextlib.suppress(OSError):
             answers, server = await asyncio.open_connection(*self._server)
             with contextlib.closing(server):
@@ -81,7 +85,6 @@ class Relay:
                 for way in ways:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
-        self._clients.discard(client)
 
     async def _up(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
@@ -106,3 +109,4 @@ class Relay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cut()
+        await asyncio.gather(*self._connections)

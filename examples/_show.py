@@ -5,15 +5,21 @@ No colour where it is not wanted (`NO_COLOR`) or not understood (a file, a pipe)
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 
-from resilient_llm import Attempt, ChatReply
+from resilient_llm import Attempt, ChatStream, ReasoningDelta, TextDelta
 
-BOLD, DIM, RED, GREEN, CYAN = "1", "2", "31", "32", "36"
+BOLD, RED, GREEN, CYAN = "1", "31", "32", "36"
 INDENT = "   "
 COLOURED = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="replace")  # a model may say what this terminal cannot show
 
 
 def paint(text: str, *codes: str) -> str:
@@ -24,21 +30,20 @@ def heading(number: int, title: str) -> None:
     print(f"\n{paint(str(number), BOLD, CYAN)}  {paint(title, BOLD)}")
 
 
-def line(text: str = "") -> None:
-    print(f"{INDENT}{text}")
+def line(text: str) -> None:
+    print(textwrap.indent(text, INDENT))
 
 
-def aside(text: str) -> None:
-    line(paint(text, DIM))
-
-
-def piece(text: str, *, first: bool = False) -> None:
-    """A piece of an answer, at once."""
-    print(INDENT * first + text.replace("\n", f"\n{INDENT}"), end="", flush=True)
-
-
-def answer(reply: ChatReply) -> None:
-    piece(f"{reply.text}\n", first=True)
+async def as_it_comes(stream: ChatStream) -> int:
+    """Prints each piece of an answer at once, what a model thinks first included, and counts them."""
+    pieces = 0
+    print(INDENT, end="")
+    async for event in stream:
+        if isinstance(event, TextDelta | ReasoningDelta):
+            print(event.text.replace("\n", f"\n{INDENT}"), end="", flush=True)
+            pieces += 1
+    print()
+    return pieces
 
 
 def account(attempts: Sequence[Attempt], total: float) -> None:
@@ -51,15 +56,15 @@ def account(attempts: Sequence[Attempt], total: float) -> None:
 
 
 class Claims:
-    """What was promised, and whether all of it came true."""
+    """What was said of each outcome, and how much of it did not hold."""
 
     def __init__(self) -> None:
         self.broken = 0
 
-    def check(self, claim: str, held: object, found: object = None) -> None:
+    def check(self, claim: str, held: object, found: object = "nothing of the kind") -> None:
         """Shows the claim and, if it did not hold, what was found instead."""
         if held:
             line(f"{paint('✓', GREEN)} {claim}")
-            return
-        self.broken += 1
-        line(paint(f"✗ expected: {claim}{'' if found is None else f'; found: {found}'}", BOLD, RED))
+        else:
+            self.broken += 1
+            line(paint(f"✗ expected: {claim}; found: {found}", BOLD, RED))

@@ -35,6 +35,11 @@ def _sockets() -> set[str]:
     return found
 
 
+def _pooled(thread: threading.Thread) -> bool:
+    """It waits for more work of its event loop: trio keeps a thread that has looked up a name for 10 s."""
+    return "worker" in thread.name.lower() or thread.name.startswith("Trio thread")
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """After a test no socket and no thread is there that was not there before it.
@@ -45,7 +50,7 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     end = time.monotonic() + 2
     while True:
-        left = {one for one in set(threading.enumerate()) - threads if "worker" not in one.name.lower()}
+        left = {one for one in set(threading.enumerate()) - threads if not _pooled(one)}
         open_sockets = _sockets() - sockets
         if not left and not open_sockets:
             return

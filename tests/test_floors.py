@@ -21,6 +21,8 @@ FLOORS: dict[str, int] = {
     "_replies": 0,
     "_deadline": 0,
     "_loops": 0,
+    "_fork": 0,
+    "_portal": 0,
     "_zones": 0,
     "_detached": 0,
     "errors": 0,

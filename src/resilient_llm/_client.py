@@ -268,11 +268,12 @@ def _first(error: ValidationError) -> str:
 def _explain(number: int, leg: Leg) -> str:
     limits, retry = leg.limits, leg.retry
     attempts = retry.attempts or (2 if leg.local else 3)
+    load = f" load {limits.load:g} s," if leg.ready is not None else ""
     return (
         f"{number}. {leg.name} ({'local' if leg.local else 'hosted'}, zone {leg.zone or 'asked on connecting'},"
         f" window {leg.window or 'unknown'})\n"
-        f"   timeouts: connect {limits.connect:g} s, load {limits.load:g} s, first token {limits.first_token:g} s,"
+        f"   timeouts: connect {limits.connect:g} s,{load} first token {limits.first_token:g} s,"
         f" between tokens {limits.between_tokens:g} s\n"
-        f"   retry: {attempts} attempts, patience {retry.patience:g} s; {leg.budget!r}\n"
+        f"   retry: {attempts} attempt{'s' * (attempts > 1)}, patience {retry.patience:g} s; {leg.budget!r}\n"
         f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n   guard: {leg.guard!r}"
     )

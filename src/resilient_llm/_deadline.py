@@ -59,6 +59,14 @@ class Deadline:
         """Seconds until the first token must be there, by whichever clock ends first."""
         return min(self.first_by, self.ambient) - now
 
+    def first_token_by(self, reserve: float) -> float:
+        """The instant by which the first token must be there, if so many seconds are kept for later routes."""
+        return min(self.first_by, self.ambient) - reserve if reserve else self.first_by
+
+    def begun(self) -> Deadline:
+        """What holds after a first token: the end alone. An answer that breaks later may still be asked for again."""
+        return self if self.first_by == self.at else Deadline(self.at, self.at, self.ambient)
+
 
 @contextmanager
 def deadline(seconds_from_now: float, *, clock: Clock = time.monotonic) -> Iterator[None]:

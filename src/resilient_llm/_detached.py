@@ -39,13 +39,17 @@ class Job:
         self.error: Exception | None = None
         self._work = work
         self._ended = ended
-        self._scope = anyio.CancelScope()
+        self._scope: anyio.CancelScope | None = None
+        self._cancelled = False
         self.task: Any = None  # asyncio: the strong reference
 
     async def run(self) -> None:
         """Runs the work to its end; cancellation is the only thing that leaves it."""
         try:
-            with self._scope:
+            # Made here, not in `__init__`: the callback of a finaliser is in no task, where anyio sees no event loop.
+            with anyio.CancelScope() as self._scope:
+                if self._cancelled:
+                    self._scope.cancel()
                 await self._work()
         except Exception as error:  # noqa: BLE001  # nobody is there to catch it; who waits reads `error`
             self.error = error
@@ -55,7 +59,9 @@ class Job:
 
     def cancel(self) -> None:
         """Asks it to end."""
-        self._scope.cancel()
+        self._cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
 
 
 class Detached:
@@ -77,7 +83,7 @@ class Detached:
     async def aclose(self) -> None:
         """Cancels what this loop still runs and waits for it, `GRACE` seconds at most."""
         here = running_loop()
-        jobs = [job for job, loop in self._jobs.items() if loop is here]
+        jobs = [job for job, loop in list(self._jobs.items()) if loop is here]  # other threads' loops add and remove
         with anyio.move_on_after(GRACE, shield=True):
             for job in jobs:
                 job.cancel()

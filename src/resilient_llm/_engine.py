@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 
@@ -19,7 +19,7 @@ import anyio.lowlevel
 from cachetools import TTLCache
 
 from resilient_llm._deadline import Clock
-from resilient_llm._errors import AllRoutesFailed, DeadlineExceeded, LLMError, NoEligibleRoute, Truncated
+from resilient_llm._errors import AllRoutesFailed, DeadlineExceeded, LLMError, NoEligibleRoute, Rejected, Truncated
 from resilient_llm._leg import Leg
 from resilient_llm._replies import AttemptKind
 from resilient_llm._route import Plan
@@ -41,12 +41,8 @@ class Engine:
         self._user_plan, self._clock, self._rng = plan, clock, rng
         self._stays: TTLCache[str, Leg] = TTLCache(10_000, STAYS, timer=clock)
 
-    async def open(self, call: Call, broke: Leg | None = None) -> Run:
+    async def open(self, call: Call) -> Run:
         """Tries the routes until one answers: wholly if `call.whole`, else with its first event.
-
-        Args:
-            call: what is asked, and what has happened so far.
-            broke: the route on which a stream that is now restarted broke: it comes last.
 
         Raises:
             LLMError: none did: the error itself if one route was tried, else `AllRoutesFailed`.
@@ -54,56 +50,77 @@ class Engine:
         if call.left() <= 0:
             await anyio.lowlevel.checkpoint()  # a scope of the caller's that has ended ends us here, in its own way
             raise DeadlineExceeded("the deadline had passed before anything was sent", phase="queue")
-        waiting = deque(sorted(self._plan(call), key=lambda leg: leg is broke))
+        return await self._through(call, self._plan(call))
+
+    async def reopen(self, run: Run, error: LLMError) -> Run | None:
+        """Begins anew after a stream broke, if its route asks for that; `None` if it does not.
+
+        The routes that this call has not tried come first, then the one that broke, as if that were a repeat.
+
+        Raises:
+            LLMError: no route answered.
+        """
+        call, broke = run.call, run.leg
+        if broke.route.on_break != "restart" or not (error.retryable or error.falls_back):
+            return None
+        again = [leg for leg in self._plan(call) if not call.tried(leg)]
+        if self._wait(broke, call, error, others=False) is not None:
+            again.append(broke)
+        if not again:
+            return None
+        call.failed(broke, error)
+        call.restarted = True
+        return await self._through(call, again)
+
+    async def _through(self, call: Call, routes: Sequence[Leg]) -> Run:
+        """Tries these routes in turn."""
+        waiting = deque(routes)
         while waiting:
             leg = waiting.popleft()
+            if call.tried(leg) and not leg.budget.draw():
+                break
             try:
-                return await self._on(leg, call, others=bool(waiting))
+                return await self._on(leg, call, waiting)
             except LLMError as error:
-                error.route = error.route or leg.name
-                call.failures.append(error)
+                call.failed(leg, error)
                 if not leg.goes_on(error):
                     break
                 waiting = deque(other for other in waiting if other.takes_over(error))
         raise self._verdict(call)
 
-    async def reopen(self, run: Run, error: LLMError) -> Run | None:
-        """Begins anew after a stream broke, if its route asks for that; `None` if it does not.
-
-        Raises:
-            LLMError: no route answered.
-        """
-        call = run.call
-        if run.leg.route.on_break != "restart" or not (error.retryable or error.falls_back):
-            return None
-        if not run.leg.budget.draw():
-            return None
-        call.failures.append(error)
-        call.restarted = True
-        return await self.open(call, broke=run.leg)
-
-    async def _on(self, leg: Leg, call: Call, *, others: bool) -> Run:
-        """Tries one route, and again as long as its policy says so."""
-        leg.budget.deposit()
+    async def _on(self, leg: Leg, call: Call, waiting: Collection[Leg]) -> Run:
+        """Tries one route, and again as long as its policy says so. `waiting` are the routes after it."""
+        if not call.tried(leg):
+            leg.budget.deposit()
         kind: AttemptKind = "fallback" if call.failures else "first"
-        tried = 0
+        last: LLMError | None = None
         while True:
-            tried += 1
+            others = any(other.eligible(self._clock()) for other in waiting)
             try:
                 return await self._attempt(leg, call, kind, others=others)
             except LLMError as error:
-                wait = self._again(leg, call, tried, error, others=others)
-                if wait is None:
+                if last is not None and isinstance(error, Rejected):
+                    raise last from last.__cause__  # the repeat was refused here; what the server said counts
+                wait = self._wait(leg, call, error, others=others)
+                if wait is None or not leg.budget.draw():
                     raise
+                last = error
             kind = "retry"
             await self._back_off(call, wait, leg)
 
-    def _again(self, leg: Leg, call: Call, tried: int, error: LLMError, *, others: bool) -> float | None:
+    def _wait(self, leg: Leg, call: Call, error: LLMError, *, others: bool) -> float | None:
         """Seconds until the next attempt on this route, or `None` to leave it."""
         if _INSIDE.get():
             return None  # inside another client's attempt: that one retries, or it would be three times three
-        wait = leg.retry.delay(tried, error, self._rng, local=leg.local, left=call.left(), others=others)
-        return wait if wait is not None and leg.budget.draw() else None
+        tried = call.tried(leg)
+        left = call.left() - self._reserve(call, others=others)  # no wait eats what is kept for later routes
+        wait = leg.retry.delay(tried, error, self._rng, local=leg.local, left=left, others=others)
+        return wait if wait is not None and leg.breaker.check(self._clock() + wait) is None else None
+
+    @staticmethod
+    def _reserve(call: Call, *, others: bool) -> float:
+        """Seconds of the deadline that belong to later routes."""
+        return max(0.0, min(RESERVE, call.left() / 2)) if others else 0.0
 
     async def _back_off(self, call: Call, wait: float, leg: Leg) -> None:
         began = self._clock()
@@ -118,12 +135,17 @@ class Engine:
     async def _attempt(self, leg: Leg, call: Call, kind: AttemptKind, *, others: bool) -> Run:
         """One request on the wire, up to its commit point."""
         request = leg.fit(call.request)
-        reserve = min(RESERVE, call.left() / 2) if others else 0.0
+        reserve = self._reserve(call, others=others)
         token = None
         async with AsyncExitStack() as stack:
             run = Run(call, leg, kind)
             stack.push(run)
-            await run.admit(reserve)
+            try:
+                await run.admit(reserve)
+            except BaseException:
+                if kind == "retry":
+                    leg.budget.refund()  # it was never sent
+                raise
             token = _INSIDE.set(True)
             try:
                 with run.watch.scope as scope:
@@ -197,7 +219,7 @@ class Engine:
 
     def _verdict(self, call: Call) -> LLMError:
         """What the call raises: its deadline's end and the error of a lone route bare, the others together."""
-        failures = call.failures
+        failures = list(call.failures.values())
         if len(failures) == 1 or isinstance(failures[-1], DeadlineExceeded):
             return failures[-1]
         every = AllRoutesFailed(failures=failures)

@@ -89,6 +89,10 @@ class Leg:
         """The route is put aside."""
         return now < self.aside_until
 
+    def eligible(self, now: float) -> bool:
+        """It may be worth keeping time for: it is not put aside, and its breaker lets a call through."""
+        return not self.aside(now) and self.breaker.check(now) is None
+
     def served(self) -> dict[str, Any]:
         """What the backend knows of what it serves."""
         known = getattr(self.backend, "served", None)

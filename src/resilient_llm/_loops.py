@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from anyio.lowlevel import current_token
@@ -17,8 +18,9 @@ from anyio.lowlevel import current_token
 def here() -> Callable[[Callable[[], object]], None]:
     """A function that runs a callback soon on the event loop which is running now.
 
-    It may be called from any thread, any loop and any finaliser, and returns at once. A callback for a loop that is
-    over is dropped: nobody is left there to be woken.
+    It may be called from any thread, any loop and any finaliser, and returns at once. The callback runs in an empty
+    context: the caller's may belong to another kind of loop. For a loop that is over it is dropped: nobody is left
+    there to be woken.
 
     Raises:
         RuntimeError: no event loop is running in this thread.
@@ -32,7 +34,7 @@ def here() -> Callable[[Callable[[], object]], None]:
 def _asyncio(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], object]], None]:
     def soon(callback: Callable[[], object]) -> None:
         try:
-            loop.call_soon_threadsafe(callback)
+            loop.call_soon_threadsafe(callback, context=Context())
         except RuntimeError:
             if not loop.is_closed():
                 raise

@@ -97,7 +97,7 @@ def backend_from(text: str) -> Backend:
     if prefix in PROVIDERS and model:
         provider = PROVIDERS[prefix]
         if prefix == "openai":
-            return OpenAICompatible(model)
+            return OpenAICompatible(model, name=text)
         import os
 
         key = os.environ.get(provider.key) if provider.key else None

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from resilient_llm._deadline import Clock, Deadline
 from resilient_llm._errors import (
@@ -60,13 +60,23 @@ class Call:
         self.whole, self.zone, self.conversation = whole, zone, conversation
         self.started = clock()
         self.attempts: list[Attempt] = []
-        self.failures: list[LLMError] = []
+        self.failures: dict[Leg, LLMError] = {}
         self.backoff = 0.0
         self.restarted = False
 
     def left(self) -> float:
         """Seconds until the first token must be there."""
         return self.deadline.left(self.clock())
+
+    def failed(self, leg: Leg, error: LLMError) -> None:
+        """Keeps the last error of each route, in order."""
+        error.route = error.route or leg.name
+        self.failures.pop(leg, None)
+        self.failures[leg] = error
+
+    def tried(self, leg: Leg) -> int:
+        """The attempts on this route so far."""
+        return sum(one.route == leg.name for one in self.attempts)
 
     def __repr__(self) -> str:
         return f"Call({self.request!r}, {len(self.attempts)} attempts)"
@@ -148,7 +158,7 @@ class Run:
         call, leg = self.call, self.leg
         self.slot = leg.bulkhead.try_acquire(leg.breaker.admit, self.begun)
         if self.slot is None:
-            by = call.deadline.first_by - reserve
+            by = call.deadline.first_token_by(reserve)
             try:
                 self.slot = await leg.bulkhead.acquire(
                     leg.breaker.admit, leg.breaker.check, deadline=by, clock=call.clock
@@ -170,6 +180,7 @@ class Run:
         """The first events are there: from now on the attempt owns all the time that is left."""
         self.watch.enter("stream")
         self.heard = self.call.clock()
+        self.call.deadline = self.call.deadline.begun()
         self.first = batch
         self.gathered.add(batch)
         if self.slot is not None and self.slot.held.role == "probe":

@@ -7,10 +7,9 @@ only while the task reads: when the queue is full, nobody's clock runs.
 from __future__ import annotations
 
 import queue
-import threading
+import sys
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,22 +17,12 @@ import anyio
 
 from resilient_llm._errors import ConfigError
 from resilient_llm._loops import here
-from resilient_llm._replies import ChatReply, Event, TextDelta
+from resilient_llm._portal import TICK, Errand
+from resilient_llm._replies import ChatReply, Done, Event, TextDelta
 from resilient_llm._stream import ChatStream
 
 AHEAD = 64  # events that are read ahead of the consumer
-GRACE = 1.0  # seconds to wait for what was cancelled to have ended
-Start = Callable[[Callable[[], Awaitable[None]]], "Future[None]"]
-
-
-class _End:
-    """The last thing in the queue: why the stream is over."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
-_OPENED = object()
+_OPENED, _END = object(), object()
 
 
 class _Pump:
@@ -45,16 +34,14 @@ class _Pump:
     def __init__(self, stream: ChatStream) -> None:
         self.stream = stream
         self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.over = threading.Event()
         self._full = False
-        self._room: anyio.Event | None = None
-        self._soon: Callable[[Callable[[], object]], None] | None = None
+        self._room: anyio.Event
+        self._soon: Callable[[Callable[[], object]], None]
 
     async def run(self) -> None:
         """Opens, reads, closes."""
         put, size = self.queue.put, self.queue.qsize
         self._soon = here()
-        error: BaseException | None = None
         try:
             async with self.stream as stream:
                 put(_OPENED)
@@ -62,13 +49,8 @@ class _Pump:
                     if size() >= AHEAD:
                         await self._wait_for_room()
                     put(event)
-        except BaseException as failure:
-            error = failure
-            if not isinstance(failure, Exception):
-                raise
         finally:
-            put(_End(error))
-            self.over.set()
+            put(_END)
 
     async def _wait_for_room(self) -> None:
         self._room = anyio.Event()
@@ -79,52 +61,65 @@ class _Pump:
 
     def get(self) -> Any:
         """The next thing, in the consumer's thread."""
-        event = self.queue.get()
+        while True:
+            try:
+                event = self.queue.get(timeout=TICK)
+                break
+            except queue.Empty:
+                continue
         if self._full and self.queue.qsize() < AHEAD // 2:
             self._full = False
-            if self._soon is not None and self._room is not None:
-                self._soon(self._room.set)
+            self._soon(self._room.set)
         return event
 
 
 class Stream:
-    """`ChatStream` without `await`: enter it with `with`, iterate over events or over `text()`."""
+    """`ChatStream` without `await`: enter it with `with`, iterate over events or over `text()`.
 
-    def __init__(self, start: Start, stream: ChatStream) -> None:
-        self._start, self._pump = start, _Pump(stream)
-        self._task: Future[None] | None = None
+    It may be entered, read and closed by different threads; each event goes to one of them.
+    """
+
+    _errand: Errand[None] | None = None
+
+    def __init__(self, begin: Callable[[Errand[None]], None], stream: ChatStream) -> None:
+        self._begin, self._pump = begin, _Pump(stream)
+        self._closed = False
+        self._ended = False  # its end was told
+        self._whole = False  # its last event was handed over
 
     def __enter__(self) -> Self:
-        if self._task is not None:
+        if self._errand is not None:
             raise ConfigError("stream: it was entered before; ask for a new one")
-        self._task = self._start(self._pump.run)
+        self._errand = Errand(self._pump.run())
         try:
-            first = self._pump.get()
+            self._begin(self._errand)
+            if self._pump.get() is _END:
+                self._errand.result()
         except BaseException:
             self.close()
             raise
-        if isinstance(first, _End):
-            self._ended(first)
         return self
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Event:
-        if self._task is None:
+        errand = self._errand
+        if errand is None or errand.portal is None:
             raise ConfigError("stream: enter it first: with llm.stream(…) as stream")
-        if self._pump.over.is_set() and self._pump.queue.empty():
+        if self._closed or self._ended:
             raise StopIteration
+        errand.portal.check()
         event = self._pump.get()
-        if isinstance(event, _End):
-            self._ended(event)
+        if event is _END:
+            self._pump.queue.put(_END)  # for other threads that read
+            if not self._ended:
+                self._ended = True
+                errand.result()
             raise StopIteration
+        if type(event) is Done:
+            self._whole = True
         return event  # type: ignore[no-any-return]  # the queue carries marks beside events
-
-    def _ended(self, end: _End) -> None:
-        self._pump.over.wait(GRACE)
-        if end.error is not None:
-            raise end.error
 
     def text(self) -> Iterator[str]:
         """Only the pieces of the answer's text, as strings."""
@@ -133,10 +128,10 @@ class Stream:
                 yield event.text
 
     def close(self) -> None:
-        """Hangs up, if it has not ended yet."""
-        if self._task is not None and not self._pump.over.is_set():
-            self._task.cancel()
-            self._pump.over.wait(GRACE)
+        """Hangs up, if it has not ended yet. Nothing is handed over after it."""
+        self._closed = True
+        if self._errand is not None:
+            self._errand.end("the stream was closed while it was read")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -145,12 +140,14 @@ class Stream:
 
     @property
     def reply(self) -> ChatReply:
-        """The whole answer, once the last event is there. See `ChatStream.reply`."""
+        """The whole answer, once the last event was handed over. See `ChatStream.reply`."""
+        if not self._whole:
+            raise ConfigError("stream: there is no reply before the last event; use stream.partial")
         return self._pump.stream.reply
 
     @property
     def partial(self) -> str:
-        """The text that has arrived so far."""
+        """The text that has arrived so far; up to 64 events of it may not have been handed over yet."""
         return self._pump.stream.partial
 
     @property
@@ -159,9 +156,10 @@ class Stream:
         return self._pump.stream.route
 
     def __del__(self) -> None:
-        if self._task is not None and not self._pump.over.is_set():
-            warnings.warn(f"{self!r} was dropped without being closed; use with", ResourceWarning, 2, source=self)
-            self._task.cancel()
+        if self._errand is None or self._errand.done or sys.is_finalizing():
+            return
+        self._errand.cancel("the stream was dropped")
+        warnings.warn(f"{self!r} was dropped without being closed; use with", ResourceWarning, 2, source=self)
 
     def __repr__(self) -> str:
         return repr(self._pump.stream).replace("ChatStream", "Stream", 1)

@@ -19,6 +19,8 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 Zone = Literal["machine", "network", "internet"]
 Reasoning = Literal["none", "low", "medium", "high"]
 ZONES: tuple[Zone, ...] = ("machine", "network", "internet")  # from the nearest to the farthest
+# Built by the first client and not by the import, which would take a fifth longer.
+_FROZEN = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -42,7 +44,7 @@ class ToolCall:
 class Image(BaseModel):
     """An image in a message: `data` as base64, or a `url` (not every server fetches one)."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = _FROZEN
 
     data: str | None = None
     url: str | None = None
@@ -90,7 +92,7 @@ class Message(BaseModel):
         ConfigError: a field is missing or wrong; the message names it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = _FROZEN
 
     role: Role
     content: str = ""

@@ -76,7 +76,7 @@ class Watch:
         return float(getattr(self.limits, "between_tokens" if phase == "stream" else phase))
 
     def _end(self, phase: Phase, now: float) -> float:
-        last = self._deadline.at if phase == "stream" else self._deadline.first_by - self._reserve
+        last = self._deadline.at if phase == "stream" else self._deadline.first_token_by(self._reserve)
         return min(now + self._limit(phase), last)
 
     @property

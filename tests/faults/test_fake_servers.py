@@ -18,15 +18,18 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from resilient_llm._replies import Usage
-from resilient_llm._types import ToolCall
-from resilient_llm.testing._faults import (
+from resilient_llm import ToolCall, Usage
+from resilient_llm.testing import (
+    FakeOllama,
+    FakeOpenAI,
+    FakeServer,
     comments,
     cut,
     dribble,
     endless_headers,
     ends,
     error_line,
+    hang,
     huge_line,
     malformed,
     raw,
@@ -34,15 +37,11 @@ from resilient_llm.testing._faults import (
     refuse,
     reset,
     say,
-    silence,
     slow_close,
     split_utf8,
     stall,
     status,
 )
-from resilient_llm.testing._ollama import FakeOllama
-from resilient_llm.testing._openai import FakeOpenAI
-from resilient_llm.testing._server import FakeServer
 
 PATIENCE = 5.0  # what must happen does within milliseconds; this only ends a test that has failed
 QUIET = 0.05  # how long a test listens to be sure of a silence
@@ -349,13 +348,13 @@ def test_delay_is_before_every_answer(kind: Kind) -> None:
 
 
 def test_silence_says_nothing_at_all(kind: Kind) -> None:
-    with kind(silence()) as server, peer(server) as one:
+    with kind(hang()) as server, peer(server) as one:
         assert asks(server, one).is_quiet()
         assert server.active == 1
 
 
 def test_silence_after_headers_sends_them_at_once(kind: Kind) -> None:
-    with kind(silence(after_headers=True)) as server, peer(server) as one:
+    with kind(hang(after_headers=True)) as server, peer(server) as one:
         first, _ = asks(server, one).head()
         assert first == "HTTP/1.1 200 OK"
         assert one.is_quiet()
@@ -434,12 +433,12 @@ def test_error_line_comes_after_a_200_in_the_servers_own_words() -> None:
         *before, native = one.chunks()
     assert (first, texts(before)) == ("HTTP/1.1 200 OK", ["a"])
     assert native == b'{"error":"unexpected EOF"}\n'
-    with FakeOpenAI(error_line({"error": {"code": 500}}, after=("a",)), error_line("boom")) as openai:
-        with peer(openai) as one:
-            asks(openai, one).head()
-            assert one.chunks()[-1] == b'data: {"error":{"code":500}}\n\n'
-            asks(openai, one).head()
-            assert json.loads(one.chunks()[-1][6:])["error"]["message"] == "boom"
+    steps = (error_line({"error": {"code": 500}}, after=("a",)), error_line("boom"))
+    with FakeOpenAI(*steps) as openai, peer(openai) as one:
+        asks(openai, one).head()
+        assert one.chunks()[-1] == b'data: {"error":{"code":500}}\n\n'
+        asks(openai, one).head()
+        assert json.loads(one.chunks()[-1][6:])["error"]["message"] == "boom"
 
 
 def test_error_without_a_stream_has_its_status(kind: Kind) -> None:
@@ -625,7 +624,7 @@ def test_a_client_that_leaves_is_recorded_at_once(kind: Kind) -> None:
 
 
 def test_a_client_that_resets_is_recorded_too(kind: Kind) -> None:
-    with kind(silence()) as server:
+    with kind(hang()) as server:
         one = Peer(server)
         asks(server, one)
         server.wait_for(lambda: server.active == 1)
@@ -686,7 +685,7 @@ def test_wait_for_raises_when_it_waits_in_vain() -> None:
 # -- a life
 
 
-@pytest.mark.parametrize("step", [say("a"), stall("a"), silence(), say("a", "b", gap=math.inf), endless_headers()])
+@pytest.mark.parametrize("step", [say("a"), stall("a"), hang(), say("a", "b", gap=math.inf), endless_headers()])
 def test_close_is_prompt_and_leaves_no_thread_and_no_socket(kind: Kind, step: object) -> None:
     before = threading.active_count()
     server = kind(step).start()
@@ -741,7 +740,7 @@ def test_missing_h11_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) ->
 def test_nothing_is_left_for_the_garbage_collector() -> None:
     code = (
         f"import gc, sys; sys.path[:0] = {sys.path!r}\n"
-        "from resilient_llm.testing._ollama import FakeOllama\n"
+        "from resilient_llm.testing import FakeOllama\n"
         "import socket\n"
         "server = FakeOllama().start(); server.kill(); server.restart(); server.stop_listening()\n"
         "server.listen_again(); one = socket.create_connection(('127.0.0.1', int(server.url.rsplit(':', 1)[1])))\n"
@@ -951,7 +950,7 @@ def test_openai_embeddings_as_numbers_and_as_base64() -> None:
     for number, text in zip(plain["data"], packed["data"], strict=True):
         assert struct.unpack("<8f", base64.b64decode(text["embedding"])) == pytest.approx(number["embedding"])
         assert math.hypot(*number["embedding"]) == pytest.approx(1.0)
-    assert plain["usage"] == {"prompt_tokens": 1, "total_tokens": 1}
+    assert plain["usage"] == {"prompt_tokens": 2, "total_tokens": 2}  # each text by itself, rounded up
 
 
 def test_the_content_of_a_message_may_come_in_parts() -> None:

@@ -12,6 +12,7 @@ from . import llamacpp, ollama
 from .script import Kind
 
 KEY = "sk-tests-only"  # the one that the llama.cpp servers want
+NARROW = 512  # tokens of a window that a test fills quickly
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,7 +47,15 @@ def llama_needed(model: object) -> None:
 @pytest.fixture(scope="session")
 def llama(model: Callable[[Kind], Path], llama_needed: None) -> Iterator[llamacpp.Server]:
     """llama.cpp with the scripted model: 2 slots of 2,048 tokens, and a key."""
-    with llamacpp.llama_server(model("scripted"), api_keys=[KEY]) as server:
+    with llamacpp.llama_server(model("scripted"), api_keys=[KEY], model_alias=["scripted"]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def llama_narrow(model: Callable[[Kind], Path], llama_needed: None) -> Iterator[llamacpp.Server]:
+    """llama.cpp with the scripted model and one slot of 512 tokens."""
+    settings = {"n_ctx": NARROW, "n_parallel": 1, "api_keys": [KEY], "model_alias": ["scripted"]}
+    with llamacpp.llama_server(model("scripted"), **settings) as server:
         yield server
 
 
@@ -54,18 +63,28 @@ def llama(model: Callable[[Kind], Path], llama_needed: None) -> Iterator[llamacp
 def llama_embed(model: Callable[[Kind], Path], llama_needed: None) -> Iterator[llamacpp.Server]:
     """llama.cpp set up for embeddings."""
     pooling = "LLAMA_POOLING_TYPE_MEAN"  # without pooling it refuses to embed
-    with llamacpp.llama_server(model("random"), embedding=True, pooling_type=pooling, api_keys=[KEY]) as server:
+    settings = {"embedding": True, "pooling_type": pooling, "api_keys": [KEY], "model_alias": ["random"]}
+    with llamacpp.llama_server(model("random"), **settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def llama_tools(model: Callable[[Kind], Path], llama_needed: None) -> Iterator[llamacpp.Server]:
+    """llama.cpp with the model that begins every answer with a tool call."""
+    with llamacpp.llama_server(model("tools"), api_keys=[KEY], model_alias=["tools"]) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def ollama_server(model: Callable[[Kind], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ollama.Server]:
-    """Ollama with four models, one request at a time and a queue of two."""
+    """Ollama with five models and a `narrow` one made from the first, one request at a time and a queue of two."""
     reason = ollama.missing()
     if reason is not None:
         pytest.skip(reason)
-    kinds: tuple[Kind, ...] = ("scripted", "random", "think", "toolcall")
+    kinds: tuple[Kind, ...] = ("scripted", "endless", "random", "think", "toolcall")
     models = {kind: model(kind) for kind in kinds}
     folder = tmp_path_factory.mktemp("ollama")
-    with ollama.ollama_server(models, folder, OLLAMA_NUM_PARALLEL=1, OLLAMA_MAX_QUEUE=2) as server:
+    one = {"num_thread": 1}  # more threads wait for each other where the machine has no core to spare
+    with ollama.ollama_server(models, folder, parameters=one, OLLAMA_NUM_PARALLEL=1, OLLAMA_MAX_QUEUE=2) as server:
+        server.create("narrow", {"from": "scripted", "parameters": {"num_ctx": NARROW}})
         yield server

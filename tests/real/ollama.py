@@ -81,6 +81,10 @@ class Server:
         children = Path(f"/proc/{self.pid}/task").glob("*/children")
         return [int(pid) for found in children for pid in found.read_text().split()]
 
+    def create(self, name: str, how: Mapping[str, Any]) -> None:
+        """Makes a model from another one or from uploaded files: `POST /api/create`."""
+        _post(f"{self.url}/api/create", json.dumps({"model": name, **how, "stream": False}).encode())
+
 
 def missing() -> str | None:
     """Why it cannot run here, or `None`."""
@@ -136,7 +140,7 @@ def ollama_server(
             server = Server(f"http://{host}", int(keeper.stdout.readline()))
             _await_ready(server.url, keeper)
             for name, path in models.items():
-                _create(server.url, name, path, {"num_gpu": 0, "temperature": 0, **(parameters or {})})
+                _create(server, name, path, {"num_gpu": 0, "temperature": 0, **(parameters or {})})
             yield server
         finally:
             keeper.stdin.close()
@@ -182,13 +186,12 @@ def _await_ready(url: str, keeper: subprocess.Popen[str]) -> None:
             return
 
 
-def _create(url: str, name: str, path: Path, parameters: Mapping[str, Any]) -> None:
+def _create(server: Server, name: str, path: Path, parameters: Mapping[str, Any]) -> None:
     """What `ollama create` does: uploads the file, then names it."""
     blob = path.read_bytes()
     digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
-    _post(f"{url}/api/blobs/{digest}", blob)
-    model = {"model": name, "files": {path.name: digest}, "template": TEMPLATE, "parameters": parameters}
-    _post(f"{url}/api/create", json.dumps({**model, "stream": False}).encode())
+    _post(f"{server.url}/api/blobs/{digest}", blob)
+    server.create(name, {"files": {path.name: digest}, "template": TEMPLATE, "parameters": parameters})
 
 
 def _post(url: str, body: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["scripted", "random", "tools", "toolcall", "think", "broken"]
+Kind = Literal["scripted", "endless", "random", "tools", "toolcall", "think", "broken"]
 
 SCRIPT = (  # no token comes twice, so that "token -> successor" is a function
     "Hello! This is the scripted reply of a tiny test model:"

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 
-from .conftest import KEY
+from .conftest import NARROW
+from .helpers import AUTH, ENDLESS, busy_slots, eventually, stop_next_runner, unload
 from .llamacpp import Server as Llama
 from .ollama import Server as Ollama
 from .script import CONTEXT, SCRIPT
 
 LONG = 30  # seconds; nothing here takes one
-AUTH = {"Authorization": f"Bearer {KEY}"}
 
 
 def chat(text: str, **more: Any) -> dict[str, Any]:
@@ -54,6 +56,16 @@ def test_llamacpp_refuses_what_does_not_fit_and_names_both_numbers(llama: Llama)
     assert error["n_prompt_tokens"] > 5000
 
 
+def test_llamacpp_gives_an_answer_in_one_piece_to_its_end_though_nobody_listens(llama: Llama) -> None:
+    """Why we always stream: only a stream is cancelled with its connection."""
+    body = chat("hi", max_tokens=1000, **ENDLESS)
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.post(f"{llama.url}/v1/chat/completions", json=body, headers=AUTH, timeout=0.1)
+    time.sleep(0.1)  # a stream's slot is free after 0.04 s
+    assert busy_slots(llama) == 1
+    anyio.run(eventually, lambda: busy_slots(llama) == 0, LONG)
+
+
 def test_ollama_streams_json_lines_and_says_done_with_its_counts(ollama_server: Ollama) -> None:
     answer = httpx2.post(f"{ollama_server.url}/api/chat", json=chat("hi"), timeout=LONG)
     *pieces, last = lines(answer)
@@ -68,6 +80,28 @@ def test_ollama_reports_an_error_inside_a_200(ollama_server: Ollama) -> None:
     answer = httpx2.post(f"{ollama_server.url}/api/chat", json=chat("hi", format={"type": "wat"}), timeout=LONG)
     assert answer.status_code == 200
     assert lines(answer) == [{"error": "invalid JSON schema in format"}]
+
+
+def test_ollama_cuts_a_prompt_that_is_too_long_without_a_word(ollama_server: Ollama) -> None:
+    body = chat("word " * 1000, truncate=False, options={"num_ctx": NARROW})
+    *pieces, last = lines(httpx2.post(f"{ollama_server.url}/api/chat", json=body, timeout=LONG))
+    assert "".join(piece["message"]["content"] for piece in pieces) == SCRIPT
+    assert last["prompt_eval_count"] <= NARROW
+
+
+@pytest.mark.anyio
+async def test_ollama_aborts_a_load_whose_caller_hangs_up(ollama_server: Ollama) -> None:
+    await unload(ollama_server, "scripted")
+    async with httpx2.AsyncClient(timeout=LONG) as http, anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            await http.post(f"{ollama_server.url}/api/chat", json=chat("hi"))
+
+        group.start_soon(ask)
+        runner = await stop_next_runner(ollama_server)
+        group.cancel_scope.cancel()
+    os.kill(runner, signal.SIGCONT)
+    await eventually(lambda: runner not in ollama_server.runners())
 
 
 @pytest.mark.parametrize(("path", "says_so"), [("/api/chat", True), ("/v1/chat/completions", False)])

@@ -7,7 +7,8 @@ token of a script to the next: at temperature 0 the model says the script and en
 
     kind      what it says
     scripted  `SCRIPT`, and ends. The last three characters that are not ASCII are 2, 3 and 4 tokens of one byte each
-    random    noise; it practically never ends by itself
+    endless   `SCRIPT`, again and again
+    random    noise; at temperature 0 the same each time
     tools     begins each answer with <tool_call>, and a server's grammar writes the JSON (llama.cpp)
     toolcall  one call of `get_weather` for Paris, unaided (for Ollama, which does not constrain tool calls)
     think     the first half of `SCRIPT` between <think> and </think>
@@ -163,6 +164,8 @@ def _steps(kind: Kind, ids: Mapping[str, int], merges: Sequence[tuple[str, str]]
         "think": [think, *said(THOUGHT), think_end, *said(ANSWER)],
         "broken": [*said(THOUGHT), call, ids[_BYTES[0xE2]], *said(ANSWER)],  # 0xE2 by itself is no UTF-8
     }
+    if kind == "endless":
+        return [(start, said(SCRIPT)[0]), *zip(said(SCRIPT), [*said(SCRIPT)[1:], said(SCRIPT)[0]], strict=True)]
     chain = [start, *chains[kind], end]
     assert len(set(chain)) == len(chain), "a token comes twice: its successor would not be unique"
     return list(zip(chain, chain[1:], strict=False))

@@ -249,13 +249,13 @@ def test_the_last_event_counts_without_its_blank_line() -> None:
     assert text(decode([sse(chunk({"content": "a"}), chunk({"content": "b"}, "stop")).rstrip()])) == "ab"
 
 
-def test_finishing_is_true_between_the_finish_and_done() -> None:
+def test_finishing_is_true_from_the_finish_on() -> None:
     one = decoder()
     seen = [one.finishing]
     for piece in (sse(chunk({"content": "a"})), sse(chunk(finish="stop")), sse(chunk(usage=USAGE)), DONE):
         events = one.feed(piece)
         seen.append(one.finishing)
-    assert seen == [False, False, True, True, False]
+    assert seen == [False, False, True, True, True]
     assert done(events).usage.input_tokens == 11
     assert one.close() == []
 
@@ -398,7 +398,7 @@ def test_half_a_call_is_dropped_where_the_limit_cut_it(arguments: str) -> None:
     assert done(events).degraded == ("cut_at_length",)
 
 
-@pytest.mark.parametrize("arguments", ["{", "[1]", '"x"', "{}{}", "{'a': 1}", "[" * 5000])
+@pytest.mark.parametrize("arguments", ["{", "[1]", '"x"', "{}{}", "{'a': 1}", '{"a":NaN}', "[" * 5000])
 def test_a_call_that_is_no_json_object_is_the_models_fault(arguments: str) -> None:
     with pytest.raises(e.OutputInvalid):
         decode([sse(call(index=0, id="a", name="f", arguments=arguments), chunk(finish="tool_calls"))])

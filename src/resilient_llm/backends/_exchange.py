@@ -83,8 +83,7 @@ class Exchange:
                 events = decoder.feed(data if inflate is None else inflate(data))
                 if events:
                     if self._heard is not None:
-                        self._heard()
-                        self._heard = None
+                        self._tell()
                     return events
         except StopAsyncIteration:
             self._ended = True
@@ -93,7 +92,13 @@ class Exchange:
         events = decoder.close()
         if not events:
             raise StopAsyncIteration
+        self._tell()
         return events
+
+    def _tell(self) -> None:
+        heard, self._heard = self._heard, None
+        if heard is not None:
+            heard()
 
     async def _usage(self) -> bytes:
         """The next piece after a whole answer: worth a second, no more."""

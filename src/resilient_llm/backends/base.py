@@ -10,8 +10,8 @@ A backend needs `name` and `open`. The rest is optional; the engine asks once, w
     zone     = "internet"  or "machine", "network"; None: it keeps `watch.zone` itself, by the peer that it connects to
     window   = None      the context window in tokens, as far as it is known now
     slots    = None      how many attempts it can serve at once
-    async ready(request, watch) -> None    brings the model into memory, before the first token is waited for; the request
-                                           is None for a warm-up
+    async ready(request, watch) -> None    brings the model into memory, before the first token is waited for; with
+                                           None for a request it only warms up
     async locate(watch) -> Zone            where the model really runs, asked before anything private is sent
     async models() -> tuple[str, ...]      what it has
     served() -> dict                       digest, quantization, window, seed: for `reply.served_by`

@@ -13,19 +13,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
-from urllib.parse import urlsplit
-
-import httpcore2
+from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._detached import running_loop
 from resilient_llm._errors import ClientClosed, ConfigError, NoEligibleRoute
 from resilient_llm._types import Zone
 from resilient_llm._watch import Watch
 from resilient_llm._zones import beyond, zone_of
+from resilient_llm.backends._endpoint import Endpoint
+
+if TYPE_CHECKING:
+    import httpcore2  # else imported with the first backend: it is a third of what importing the package would cost
 
 KEEP_ALIVE = 4.0  # seconds an idle connection is kept: llama.cpp closes them after 5 s, and a race costs an attempt
 IDLE = 100  # idle connections kept per pool
@@ -60,75 +61,19 @@ class Transport(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Endpoint:
-    """Where requests go and what stands at their head. Its `repr` shows no header."""
-
-    scheme: str
-    host: str
-    port: int
-    prefix: str
-    headers: tuple[tuple[bytes, bytes], ...]
-
-    @property
-    def origin(self) -> str:
-        """`scheme://host:port`."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """The origin and the path that all requests begin with."""
-        return self.origin + self.prefix
-
-    def __repr__(self) -> str:
-        return f"Endpoint({self.url})"
-
-
-def endpoint(base_url: str, headers: Mapping[str, str], key: str | None) -> Endpoint:
-    """Checks an address and the headers to be sent with each request.
-
-    Raises:
-        ConfigError: the URL is none, or a header has characters that HTTP does not allow.
-    """
-    try:
-        parts = urlsplit(base_url)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        host = (parts.hostname or "").encode("idna").decode("ascii")
-    except (ValueError, KeyError, AttributeError, UnicodeError):
-        raise ConfigError(f"base_url: {_without_secrets(base_url)} is not an http:// or https:// address") from None
-    if not host or parts.query or parts.fragment or parts.username:
-        raise ConfigError(f"base_url: {_without_secrets(base_url)} needs a host, and no user, query or fragment")
-    given = {
-        "Accept": "*/*",
-        "Accept-Encoding": "identity",
-        "Content-Type": "application/json",
-        "User-Agent": "resilient-llm",
-    }
-    if key is not None:
-        given["Authorization"] = f"Bearer {key}"
-    given.update(headers)
-    raw = [(b"Host", host.encode() if port in (80, 443) else f"{host}:{port}".encode())]
-    for name, value in given.items():
-        if not isinstance(value, str) or not value.isascii() or not value.isprintable() or not name.isprintable():
-            raise ConfigError(f"headers: the value of {name[:40]!r} must be printable ASCII, without line ends")
-        raw.append((name.encode("ascii"), value.strip().encode("ascii")))
-    return Endpoint(parts.scheme, host, port, parts.path.rstrip("/"), tuple(raw))
-
-
-def _without_secrets(url: object) -> str:
-    return repr(str(url).split("?")[0].split("@")[-1][:80])
-
-
-class _Network(httpcore2.AsyncNetworkBackend):
+class _Network:
     """Opens connections: says when the attempt is connecting, and hangs up on a peer outside the zone limit."""
 
     def __init__(self, limit: Zone | None, tls: bool) -> None:
+        import httpcore2
+
         self._inner = httpcore2.AnyIOBackend()
         self._limit, self._tls = limit, tls
         self.sockets: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    async def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> httpcore2.AsyncNetworkStream:
+    async def connect_tcp(
+        self, host: str, port: int, *args: Any, **kwargs: Any
+    ) -> httpcore2.AsyncNetworkStream | _Handshake:
         watch = _WATCH.get()
         before = watch.phase
         watch.enter("connect")
@@ -140,7 +85,8 @@ class _Network(httpcore2.AsyncNetworkBackend):
             if beyond(peer, self._limit):
                 await stream.aclose()
                 raise NoEligibleRoute(
-                    f"the peer is in zone {peer!r}; local_only allows {self._limit!r}; nothing was sent", falls_back=True
+                    f"the peer is in zone {peer!r}; local_only allows {self._limit!r}; nothing was sent",
+                    falls_back=True,
                 )
         if self._tls:
             return _Handshake(stream, watch, before)
@@ -151,7 +97,7 @@ class _Network(httpcore2.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
 
-class _Handshake(httpcore2.AsyncNetworkStream):
+class _Handshake:
     """A connection before its TLS handshake, which is part of connecting. After it, this object is gone."""
 
     def __init__(self, inner: httpcore2.AsyncNetworkStream, watch: Watch, before: Any) -> None:
@@ -194,12 +140,16 @@ class OwnTransport:
     """Our own connections to one endpoint, on every loop that uses it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        import httpcore2  # noqa: F401  # now, because in the first call it would hold up the event loop
+
         self._endpoint = endpoint
         self._urls: dict[str, httpcore2.URL] = {}
         self._loops: dict[Any, _Pools] = {}
 
     async def send(self, method: bytes, path: str, body: bytes, watch: Watch) -> Answer:
         """Sends it over a pool that was checked for the watch's zone limit."""
+        import httpcore2
+
         pools = self._loops.get(running_loop())
         if pools is None:
             pools = await self._begin()
@@ -238,6 +188,8 @@ class OwnTransport:
                     await pool.aclose()
 
     def _pool(self, pools: _Pools, limit: Zone | None) -> httpcore2.AsyncConnectionPool:
+        import httpcore2
+
         tls = self._endpoint.scheme == "https"
         network = _Network(limit, tls)
         pool = httpcore2.AsyncConnectionPool(
@@ -245,7 +197,7 @@ class OwnTransport:
             max_connections=None,
             max_keepalive_connections=IDLE,
             keepalive_expiry=KEEP_ALIVE,
-            network_backend=network,
+            network_backend=network,  # type: ignore[arg-type]  # it has all the verbs; to inherit would import
         )
         pools.by_limit[limit] = (pool, network)
         return pool

@@ -22,9 +22,10 @@ from resilient_llm._errors import ConfigError, ConnectFailed, ConnectTimeout, LL
 from resilient_llm._types import EmbedRequest, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm._zones import zone_of
+from resilient_llm.backends._endpoint import endpoint
 from resilient_llm.backends._exchange import Exchange, fetch
 from resilient_llm.backends.base import Batches
-from resilient_llm.backends.http import OwnTransport, Transport, UserTransport, endpoint
+from resilient_llm.backends.http import OwnTransport, Transport, UserTransport
 from resilient_llm.policies.timeouts import Limits
 from resilient_llm.wire.ollama import (
     OllamaCodec,
@@ -88,6 +89,8 @@ class Ollama:
     ) -> None:
         if not isinstance(model, str) or not model.strip() or not model.isprintable():
             raise ConfigError("model: give the name of a model, such as 'llama3.2'")
+        if num_ctx is None and isinstance(options, Mapping):
+            num_ctx = options.get("num_ctx")
         if num_ctx is not None and (isinstance(num_ctx, bool) or not isinstance(num_ctx, int) or num_ctx < 4):
             raise ConfigError(f"num_ctx: {num_ctx!r} is not a whole number of tokens of 4 or more")
         _check_keep_alive(keep_alive)
@@ -144,7 +147,7 @@ class Ollama:
         if watch.clock() - self._heard < RESIDENT:
             return
         watch.enter("load")
-        if await self._resident(watch) is False:
+        if running_loop() in self._loads or await self._resident(watch) is False:
             embed = isinstance(request, EmbedRequest) if request is not None else await self._only_embeds(watch)
             await self._load(embed=embed, watch=watch)
             await self._resident(watch)
@@ -158,7 +161,8 @@ class Ollama:
     async def _resident(self, watch: Watch) -> bool | None:
         """Whether the model is in memory as it is needed; `None` if the server does not say in time.
 
-        With another window than ours Ollama would load it again, within the request that asks.
+        With another window than ours Ollama would load it again, within the request that asks. Before 0.10 it does not
+        tell the window: then it is asked to load the model, which does nothing if all is as it should be.
         """
         try:
             running = parse_ps(await self._fetch(b"GET", "/api/ps", b"", watch, ASK_TIME))
@@ -168,13 +172,17 @@ class Ollama:
             return None
         for one in running:
             if same_model(one.name, self.model):
-                self._told_window = (
-                    one.context_length or self._num_ctx or (await self._show(watch)).num_ctx or OLD_WINDOW
-                )
+                self._told_window = one.context_length or await self._old_window(watch)
                 self._facts = {"digest": one.digest or None, "quantization": one.quantization or None}
-                self._loaded = one.context_length or None
-                return self._num_ctx is None or self._loaded in (None, self._num_ctx, self._granted)
+                self._loaded = told = one.context_length
+                return self._num_ctx is None or (told is not None and told in (self._num_ctx, self._granted))
         return False
+
+    async def _old_window(self, watch: Watch) -> int:
+        """The window where `/api/ps` does not tell it. What is beyond the trained one Ollama cuts without a word."""
+        show = await self._show(watch)
+        wanted = self._num_ctx or show.num_ctx or OLD_WINDOW
+        return min(wanted, show.context_length or wanted)
 
     async def _load(self, *, embed: bool, watch: Watch) -> None:
         """Waits for the one load that is under way on this loop, or starts it."""
@@ -259,7 +267,7 @@ def _is_address(host: str) -> bool:
 
 
 def _parallel() -> int:
-    """`OLLAMA_NUM_PARALLEL`, whose default is 1: it is the server's, but says what a server of this machine was given."""
+    """`OLLAMA_NUM_PARALLEL`, whose default is 1. It is the server's, and tells how one of this machine was started."""
     value = os.environ.get("OLLAMA_NUM_PARALLEL", "1")
     return max(1, int(value)) if value.isdigit() else 1
 

@@ -14,9 +14,10 @@ from resilient_llm._detached import Detached
 from resilient_llm._errors import ConfigError, Malformed
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
+from resilient_llm.backends._endpoint import endpoint
 from resilient_llm.backends._exchange import Exchange, fetch
 from resilient_llm.backends.base import Batches
-from resilient_llm.backends.http import OwnTransport, Transport, UserTransport, endpoint
+from resilient_llm.backends.http import OwnTransport, Transport, UserTransport
 from resilient_llm.backends.providers import PROVIDERS, provider_at
 from resilient_llm.wire.openai import OpenAICodec, profile_for
 
@@ -29,8 +30,8 @@ class OpenAICompatible:
     Args:
         model: its name there.
         base_url: up to and including `/v1`. Default `OPENAI_BASE_URL`, else OpenAI itself.
-        api_key: default: the environment variable of the provider at `base_url` (`OPENAI_API_KEY`, `GROQ_API_KEY`, …).
-            Never shown in a `repr`, a log or an error.
+        api_key: default: the environment variable of the provider at `base_url` (`OPENAI_API_KEY`, `GROQ_API_KEY`, …);
+            `OPENAI_API_KEY` also goes with `OPENAI_BASE_URL`. Never shown in a `repr`, a log or an error.
         context_window: tokens, prompt and answer together. Unknown unless given; then overflow is what the server says.
         headers: sent with each request.
         extra: fields for the body of each chat that this library does not know.
@@ -63,6 +64,7 @@ class OpenAICompatible:
             raise ConfigError("model: give the name of a model, such as 'gpt-5-mini'")
         if context_window is not None and not context_window > 0:
             raise ConfigError(f"context_window: {context_window!r} is not a number of tokens above 0")
+        by_environment = base_url is None
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or PROVIDERS["openai"].base_url
         known = provider_at(base_url)
         self.provider = known.name if known else "compatible"
@@ -70,6 +72,8 @@ class OpenAICompatible:
             api_key = os.environ.get(known.key)
             if not api_key and http_client is None:
                 raise ConfigError(f"api_key: {known.name} needs one; give api_key= or set {known.key}")
+        elif api_key is None and by_environment:
+            api_key = os.environ.get("OPENAI_API_KEY")  # who set OPENAI_BASE_URL means it for that address
         self.model = model
         self.name = name or f"{self.provider}:{model}"
         self.window = context_window

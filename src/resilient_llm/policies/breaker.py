@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import get_args
 
 from resilient_llm._errors import CircuitOpen, ConfigError
+from resilient_llm._fork import forgets
 from resilient_llm.policies._permits import BreakerSnapshot, Guarded, Mode, Permit, Role, State, Transition, Verdict
 
 __all__ = ["BreakerSnapshot", "CircuitBreaker", "Permit", "Transition"]
@@ -92,6 +93,12 @@ class CircuitBreaker:
         self._until = self._limit = math.inf
         self._places: list[Permit] = []  # who is in flight, while there is a limit
         self._generation = self._reopened = self._failed = self._row = self._slow = self._good = 0
+        forgets(self)
+
+    def after_fork(self) -> None:
+        """In the child no call is in flight, and nobody holds a lock."""
+        self._lock, self._telling = threading.Lock(), threading.Lock()
+        self._places = []
 
     @property
     def mode(self) -> Mode:

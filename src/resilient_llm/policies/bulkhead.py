@@ -25,6 +25,7 @@ import anyio
 
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import ConfigError, DeadlineExceeded, LLMError
+from resilient_llm._fork import forgets
 from resilient_llm._loops import here
 
 _GONE = LLMError("the caller left the queue")
@@ -60,19 +61,19 @@ class Slot(Generic[T]):
     __slots__ = ("_owner", "held")
 
     def __init__(self, owner: Bulkhead, held: T) -> None:
-        self._owner = [owner]
+        self._owner = [(owner, owner._free)]
         self.held = held
 
     def release(self, now: float) -> None:
         """Gives the slot back, and what is held with it. From any thread, loop or finaliser; once is enough."""
         try:
-            owner = self._owner.pop()  # atomic: only the first of two threads gets it
+            owner, free = self._owner.pop()  # atomic: only the first of two threads gets it
         except IndexError:
             return
         try:
             self.held.release()
         finally:
-            owner._free.append(None)
+            free.append(None)  # to where it was taken from: after a fork that is not the owner's any more
             owner._dispatch(now)
 
     def __repr__(self) -> str:
@@ -128,6 +129,12 @@ class Bulkhead:
         self._left = 0  # waiters that have left, roughly
         if slots is not None:
             self.resolve(slots)
+        forgets(self)
+
+    def after_fork(self) -> None:
+        """In the child nobody holds a slot and nobody waits."""
+        self._free, self._queue = deque([None] * (self.slots or 0)), deque()
+        self._lock, self._left = threading.Lock(), 0
 
     def resolve(self, slots: int) -> None:
         """Sets the number of slots, unless the user or an earlier owner did.

@@ -59,7 +59,8 @@ class Retry:
     patience: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.attempts is not None and (not isinstance(self.attempts, int) or self.attempts < 1):
+        whole = isinstance(self.attempts, int) and not isinstance(self.attempts, bool)
+        if self.attempts is not None and (not whole or self.attempts < 1):
             raise ConfigError(f"attempts: {self.attempts!r} is not a whole number of 1 or more")
         if self.wait is not None and not callable(self.wait):
             raise ConfigError("wait: a tenacity wait strategy is needed, such as tenacity.wait_exponential()")

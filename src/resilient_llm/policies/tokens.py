@@ -5,7 +5,8 @@ were not used for fitting the mean error was 4 % and the largest 10 %. DeepSeek'
 many for prose and code; Claude's give more, newer ones by a third: there, give the guard a counter of your own.
 
 Rules of the file: a table, not a chain of ifs; every pattern runs in linear time whatever the text; and no count is
-above the bytes of the text in UTF-8, because no byte-level tokenizer makes more.
+above the bytes of the text in UTF-8, because no byte-level tokenizer makes more. The patterns are strings, which `re`
+compiles when something is first counted: most prompts fit without.
 """
 
 from __future__ import annotations
@@ -23,30 +24,30 @@ TOOL = 8  # tokens around the schema of a tool, and around a tool call
 IMAGE = 768  # tokens; what Ollama counts for one (server/prompt.go), OpenAI's 85 + 170 a tile comes to 765 for four
 _SURE_MESSAGE, _SURE_TOOL, _SURE_REQUEST = 16, 32, 512  # the same, as a bound: no known chat template adds more
 
-_BLOB = re.compile(r"(?=[A-Za-z0-9+/]{40})(?=[A-Za-z+/]{0,39}[0-9])[A-Za-z0-9+/]+={0,2}")  # base64, hex, keys
+_BLOB = r"(?=[A-Za-z0-9+/]{40})(?=[A-Za-z+/]{0,39}[0-9])[A-Za-z0-9+/]+={0,2}"  # base64, hex, keys
 _BLOB_CHAR = 0.65
-_LONG_WORD = re.compile(r"[A-Za-z]{8,}")
+_LONG_WORD = r"[A-Za-z]{8,}"
 _WORD, _LONG_CHAR = 0.88, 0.21  # a word, and each of its letters beyond the seventh
-_HUMP = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")  # the words of camelCase
+_HUMP = r"[A-Z]?[a-z]+|[A-Z]+"  # the words of camelCase
 _ASCII = (  # pattern, tokens for each run, tokens for each character in it beyond the first
-    (re.compile(r"[A-Za-z]+"), _WORD, 0.0),
-    (re.compile(r"[0-9]{1,3}"), 0.85, 0.0),
-    (re.compile(r" (?=[0-9])"), 1.6, 0.0),
-    (re.compile(r"\n+"), 1.6, 0.0),
-    (re.compile(r"[!-/:-@\[-`{-~]+"), 0.67, 0.37),
+    (r"[A-Za-z]+", _WORD, 0.0),
+    (r"[0-9]{1,3}", 0.85, 0.0),
+    (r" (?=[0-9])", 1.6, 0.0),
+    (r"\n+", 1.6, 0.0),
+    (r"[!-/:-@\[-`{-~]+", 0.67, 0.37),
 )
 _OTHERS = (  # the same for what is not ASCII: most scripts cost so much for each character
-    (re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"), 0.68, 0.68),  # Han
-    (re.compile(r"[\u3000-\u303f\uff00-\uffef]+"), 0.78, 0.78),  # East Asian punctuation and full-width forms
-    (re.compile(r"[\u3040-\u30ff\u31f0-\u31ff]+"), 0.84, 0.84),  # kana
-    (re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]+"), 0.77, 0.77),  # Hangul
-    (re.compile(r"[\u0370-\u052f]+"), 0.21, 0.21),  # Greek and Cyrillic
-    (re.compile(r"[\u0590-\u077f]+"), 0.36, 0.36),  # Hebrew and Arabic
-    (re.compile(r"[\u0900-\u0eff]+"), 0.38, 0.38),  # the scripts of India, Thai, Lao
-    (re.compile(r"[\u2600-\u27bf\U0001f000-\U0001faff]+"), 1.75, 1.75),  # emoji
+    (r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+", 0.68, 0.68),  # Han
+    (r"[\u3000-\u303f\uff00-\uffef]+", 0.78, 0.78),  # East Asian punctuation and full-width forms
+    (r"[\u3040-\u30ff\u31f0-\u31ff]+", 0.84, 0.84),  # kana
+    (r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]+", 0.77, 0.77),  # Hangul
+    (r"[\u0370-\u052f]+", 0.21, 0.21),  # Greek and Cyrillic
+    (r"[\u0590-\u077f]+", 0.36, 0.36),  # Hebrew and Arabic
+    (r"[\u0900-\u0eff]+", 0.38, 0.38),  # the scripts of India, Thai, Lao
+    (r"[\u2600-\u27bf\U0001f000-\U0001faff]+", 1.75, 1.75),  # emoji
     # All that is left: accented Latin, which splits the words that it stands in, symbols, scripts that few write.
     (
-        re.compile(
+        (
             r"[^\x00-\x7f\u0370-\u052f\u0590-\u077f\u0900-\u0eff\u1100-\u11ff\u2600-\u27bf\u3000-\u30ff\u3130-\u318f"
             r"\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U0001f000-\U0001faff\U00020000-\U0003ffff]+"
         ),
@@ -68,18 +69,18 @@ def estimate(text: str) -> int:
     """About how many tokens this text has; 0 only for none. About 0.2 s for a megabyte."""
     total = 0.0
     rest = text
-    blobs = _BLOB.findall(text)
+    blobs = re.findall(_BLOB, text)
     if blobs:
         total += _BLOB_CHAR * sum(map(len, blobs))
-        rest = _BLOB.sub("", text)
+        rest = re.sub(_BLOB, "", text)
     for pattern, run, char in _ASCII if text.isascii() else _ASCII + _OTHERS:
-        found = pattern.findall(rest)
+        found = re.findall(pattern, rest)
         if found:
             total += run * len(found)
             if char:
                 total += char * (sum(map(len, found)) - len(found))
-    for word in _LONG_WORD.findall(rest):
-        humps = [word] if word[1:].islower() else _HUMP.findall(word)
+    for word in re.findall(_LONG_WORD, rest):
+        humps = [word] if word[1:].islower() else re.findall(_HUMP, word)
         total += _WORD * (len(humps) - 1) + _LONG_CHAR * sum(max(0, len(hump) - 7) for hump in humps)
     return min(max(math.ceil(total), 1), _bytes(text))
 

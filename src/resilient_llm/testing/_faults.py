@@ -36,8 +36,7 @@ def say(
         texts: its tokens; none makes an empty answer.
         reasoning: what the model thinks first, token by token.
         tool_calls: the calls that it wants made.
-        finish: why it ends, in the server's word; where there are tool calls, `stop` becomes `tool_calls`, as it
-            does at OpenAI and does not at Ollama.
+        finish: why it ends; a fake OpenAI says `tool_calls` instead of `stop` when there are any.
         gap: seconds between two tokens.
         first: seconds before the first one. The headers wait for it too.
         usage: the counts to report. Otherwise the prompt has a quarter of its characters, the answer its tokens.
@@ -75,8 +74,9 @@ def fail(error: LLMError, *, after: Sequence[str] = ()) -> Fail:
     Raises:
         ConfigError: it is no error of this library, and a backend raises no others.
     """
-    if not isinstance(error, LLMError):
-        shown = f"{error.__name__}, which is a class" if isinstance(error, type) else type(error).__name__
+    given: object = error
+    if not isinstance(given, LLMError):
+        shown = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
         raise ConfigError(f"fail: an LLMError is needed, such as ConnectFailed(), not {shown}")
     return Fail(error, Say(tuple(after)))
 

@@ -32,6 +32,13 @@ def _dicts(value: object) -> Iterator[Mapping[str, Any]]:
     return (one for one in value if isinstance(one, Mapping)) if isinstance(value, list) else iter(())
 
 
+def integer(value: object) -> int | None:
+    """A whole number, cut as Go cuts it; `None` for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value)
+
+
 def vector(text: str, dimensions: int) -> list[float]:
     """A vector of length 1 that depends on the text alone."""
     raw = hashlib.shake_256(text.encode("utf-8", "replace")).digest(2 * dimensions)

@@ -1,7 +1,8 @@
 """A fake Ollama, exact on the wire as ollama/ollama 0.32 reads and 0.9.3 was observed.
 
 What it does not fake is the scheduler: there is no queue, no eviction and no limit of slots. A model is loaded by the
-request that needs it, and the load ends with the connection of that request, as in the real server.
+request that needs it, and the load ends with the connection of that request, as in the real server. It takes any Host
+header, as one that was told to listen on 0.0.0.0.
 
 Rules of the file: what a request gets is decided here, how its bytes look in `_ollama_wire`.
 """
@@ -15,6 +16,7 @@ from typing import Final
 
 from resilient_llm.testing import _ollama_wire as wire
 from resilient_llm.testing._model import encode, tokens
+from resilient_llm.testing._ollama_checks import refusal, refused_option
 from resilient_llm.testing._script import Call, Loads, Plan, Step
 from resilient_llm.testing._server import FakeServer
 from resilient_llm.testing._steps import Status
@@ -71,7 +73,7 @@ class FakeOllama(FakeServer):
 
     def evict(self) -> None:
         """Puts every model out of memory."""
-        self._ask(self._ollama.restarted)
+        self._thread.ask(self._ollama.evict)
 
 
 class Ollama:
@@ -96,7 +98,12 @@ class Ollama:
         code, text = (405, b"405 method not allowed") if wrong_method else (404, b"404 page not found")
         return Plan("other", answer, Status(code, text, _PLAIN))
 
-    def restarted(self) -> None:
+    def started(self) -> None:
+        """A new process: nothing is in memory, and nothing is being loaded."""
+        self.evict()
+        self._loading = asyncio.Lock()
+
+    def evict(self) -> None:
         """No model is in memory."""
         self._memory.clear()
 
@@ -130,16 +137,12 @@ class Ollama:
 
     def _refusal(self, call: Call, answer: wire.OllamaAnswer) -> Status | None:
         """What is wrong with a request before a model looks at it."""
-        if not isinstance(call.json, Mapping):
-            return Status(400, "missing request body")
-        if not call.body.get("model"):
-            return Status(400, "model is required")
+        wrong = refusal(call)
+        if wrong is not None:
+            return wrong
         if answer.model not in self.facts.models:
             return Status(404, _NOT_FOUND["embed" if answer.embeds else "chat"].format(call.body["model"]))
-        wrong = next((name for name, value in answer.options.items() if not _fits(name, value)), None)
-        if wrong is not None:
-            return Status(500, f'option "{wrong}" must be of type {_OPTIONS[wrong][0]}')
-        return None
+        return refused_option(call)
 
     def _only_load(self, call: Call, answer: wire.OllamaAnswer) -> Status:
         if call.body.get("keep_alive") in _AT_ONCE:
@@ -150,6 +153,9 @@ class Ollama:
         return Status(200, answer.loaded("load"), loads=True)
 
     def _show(self, call: Call, answer: wire.OllamaAnswer) -> Plan:
+        wrong = refusal(call)
+        if wrong is not None:
+            return Plan("other", answer, wrong)
         if answer.model not in self.facts.models:
             missing = _NOT_FOUND["chat"].format(call.body.get("model", ""))
             return Plan("other", answer, Status(404, missing))
@@ -186,25 +192,6 @@ _ROUTES: Final[Mapping[tuple[str, str], Callable[[Ollama, Call, wire.OllamaAnswe
 }
 _NOT_FOUND: Final = {"chat": "model '{}' not found", "embed": 'model "{}" not found, try pulling it first'}
 _AT_ONCE: Final = (0, "0", "0s", "0m")
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-_OPTIONS: Final[Mapping[str, tuple[str, Callable[[object], bool]]]] = {
-    **dict.fromkeys(("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep"), ("integer", _number)),
-    **dict.fromkeys(("seed", "num_predict", "top_k", "repeat_last_n"), ("integer", _number)),
-    **dict.fromkeys(("temperature", "top_p", "min_p", "typical_p"), ("float32", _number)),
-    **dict.fromkeys(("repeat_penalty", "presence_penalty", "frequency_penalty"), ("float32", _number)),
-    "use_mmap": ("boolean", lambda value: isinstance(value, bool)),
-    "stop": ("array", lambda value: isinstance(value, list)),
-}
-
-
-def _fits(name: str, value: object) -> bool:
-    """An option has its type. Names that Ollama does not know do nothing, so that their type does not matter."""
-    return value is None or name not in _OPTIONS or _OPTIONS[name][1](value)
 
 
 def _overflow(answer: wire.OllamaAnswer) -> Status:

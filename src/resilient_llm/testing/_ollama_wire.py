@@ -14,11 +14,12 @@ from types import MappingProxyType
 from typing import Any
 
 from resilient_llm._types import ToolCall
-from resilient_llm.testing._model import encode, roles_of, texts_of, tokens, vector
+from resilient_llm.testing._model import encode, integer, roles_of, texts_of, tokens, vector
 from resilient_llm.testing._script import Call, Head
 from resilient_llm.testing._steps import Say
 
 _ESCAPES = str.maketrans({character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"})
+_LEAST = 4  # tokens; a smaller num_ctx is raised to it
 _KEPT = 5  # the tokens that the runner keeps from the front: num_keep's default of 4 and the one that begins a text
 
 
@@ -58,19 +59,19 @@ class OllamaAnswer:
         self.options: Mapping[str, Any] = options if isinstance(options, Mapping) else {}
         self.streams = request.get("stream") is not False and not self.embeds
         self.truncates = request.get("truncate") is not False
-        limit = self.options.get("num_predict")
-        self.limit = limit if isinstance(limit, int) and limit >= 0 else None
+        limit = integer(self.options.get("num_predict"))
+        self.limit = None if limit is None or limit < 0 else limit
         self.roles = roles_of(request.get("messages"))
         self.texts = texts_of(request.get("messages")) if self._chats else _inputs(request, embeds=self.embeds)
         self.prompt = self.texts[-1] if self.texts else ""
         self._began = self._loaded = self._first = time.monotonic_ns()
-        self._dimensions = request.get("dimensions") or facts.dimensions
+        self._dimensions = max(integer(request.get("dimensions")) or 0, 0) or facts.dimensions
 
     @property
     def window(self) -> int:
         """The window that the request gets."""
-        asked = self.options.get("num_ctx")
-        return min(int(asked), self._facts.trained) if asked else self._facts.window
+        asked = integer(self.options.get("num_ctx"))
+        return min(max(asked, _LEAST), self._facts.trained) if asked else self._facts.window
 
     @property
     def overflows(self) -> bool:
@@ -109,6 +110,7 @@ class OllamaAnswer:
         """One object. Unfinished it is a 200 with `done: false` and no figures: ollama/ollama#13239."""
         if self.embeds:
             return self._embeddings(done=done)
+        self._first = min(time.monotonic_ns(), self._loaded + 1 + round(said.first * 10**9))
         thinking = {"thinking": "".join(said.reasoning)} if said.reasoning else {}
         calls = [_called(one, at) for at, one in enumerate(said.tool_calls)]
         called = {"tool_calls": calls} if calls else {}
@@ -126,7 +128,7 @@ class OllamaAnswer:
 
     def loaded(self, reason: str) -> dict[str, Any]:
         """What a request without a prompt gets: no figures, and no stream either."""
-        return {**self._head(), **self._piece(""), "done_reason": reason, "done": True}
+        return {**self._head(), **self._piece(""), **self._done(reason)}
 
     def _head(self) -> dict[str, Any]:
         return {"model": self._name, **self._facts.remote(self.model), "created_at": timestamp(time.time_ns())}
@@ -150,7 +152,12 @@ class OllamaAnswer:
             "eval_duration": now - self._first,
         }
         context = {} if self._chats else {"context": list(range(1, 4))}
-        return {"done_reason": said.finish, "done": True, **context, **_present(figures)}
+        return {**self._done(said.finish), **context, **_present(figures)}
+
+    def _done(self, reason: str) -> dict[str, Any]:
+        if self._chats:
+            return {"done_reason": reason, "done": True}
+        return {"done": True, "done_reason": reason}
 
     def _embeddings(self, *, done: bool) -> bytes:
         vectors = [vector(text, self._dimensions) for text in self.texts]
@@ -182,20 +189,17 @@ def timestamp(nanoseconds: int) -> str:
 def described(model: str, facts: Facts) -> dict[str, Any]:
     """A model as `/api/tags` lists it."""
     return {
-        "name": model,
-        "model": model,
+        **_described(model),
         **facts.remote(model),
         "modified_at": "2026-01-01T00:00:00Z",
-        "size": 2_019_393_189,
-        "digest": hashlib.sha256(model.encode()).hexdigest(),
-        "details": _DETAILS,
+        "details": {**_DETAILS, "context_length": facts.trained, "embedding_length": facts.dimensions},
+        "capabilities": _CAPABILITIES,
     }
 
 
 def running(model: str, window: int, facts: Facts) -> dict[str, Any]:
     """A model as `/api/ps` lists it while it is in memory; it stays for five minutes."""
-    one = described(model, facts)
-    del one["modified_at"]
+    one = _described(model)
     return {
         **one,
         "expires_at": timestamp(time.time_ns() + 300 * 10**9),
@@ -208,21 +212,30 @@ def shown(model: str, facts: Facts) -> dict[str, Any]:
     """A model as `/api/show` tells of it."""
     return {
         "modelfile": f"FROM {model}\n",
-        "parameters": "",
         "template": "{{ .Prompt }}",
         "details": _DETAILS,
         "model_info": {
             "general.architecture": "llama",
             "general.parameter_count": 3_212_749_888,
+            "llama.attention.head_count": 24,
+            "llama.attention.head_count_kv": 8,
+            "llama.block_count": 28,
             "llama.context_length": facts.trained,
             "llama.embedding_length": facts.dimensions,
+            "tokenizer.ggml.tokens": None,
         },
-        "capabilities": ["completion", "tools", "thinking", "embedding"],
+        "capabilities": _CAPABILITIES,
         "modified_at": "2026-01-01T00:00:00Z",
         **facts.remote(model),
     }
 
 
+def _described(model: str) -> dict[str, Any]:
+    digest = hashlib.sha256(model.encode()).hexdigest()
+    return {"name": model, "model": model, "size": 2_019_393_189, "digest": digest, "details": _DETAILS}
+
+
+_CAPABILITIES = ["completion", "tools", "thinking", "embedding"]
 _DETAILS: dict[str, Any] = {
     "parent_model": "",
     "format": "gguf",
@@ -236,8 +249,8 @@ _DETAILS: dict[str, Any] = {
 def _inputs(request: Mapping[str, Any], *, embeds: bool) -> list[str]:
     if not embeds:
         return [text for text in (request.get("system"), request.get("prompt")) if isinstance(text, str) and text]
-    given = request.get("input")
-    return [given] if isinstance(given, str) else [str(one) for one in given or []]
+    given = request.get("input") or []
+    return [given] if isinstance(given, str) else [str(one) for one in given] if isinstance(given, list) else []
 
 
 def _called(call: ToolCall, index: int) -> dict[str, Any]:

@@ -57,8 +57,8 @@ class OpenAI:
         self._dimensions = dimensions
         self._count = 0
 
-    def restarted(self) -> None:
-        """It has nothing in memory that a restart could lose."""
+    def started(self) -> None:
+        """It has nothing in memory that a new process would lose."""
 
     def plan(self, call: Call) -> Plan:
         """The answer to a request."""
@@ -81,6 +81,10 @@ class OpenAI:
         return envelope(401, "Incorrect API key provided.", code="invalid_api_key")
 
     def _generated(self, call: Call, answer: OpenAIAnswer) -> Plan:
+        if not isinstance(call.json, Mapping):
+            return Plan(
+                "other", answer, Status(400, envelope(400, "We could not parse the JSON body of your request."))
+            )
         model = str(call.body.get("model") or "")
         if not model:
             return Plan("other", answer, Status(400, envelope(400, "you must provide a model parameter")))

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from resilient_llm._types import ToolCall
-from resilient_llm.testing._model import encode, texts_of, tokens, vector
+from resilient_llm.testing._model import encode, integer, texts_of, tokens, vector
 from resilient_llm.testing._script import Call, Head
 from resilient_llm.testing._steps import Say
 
@@ -36,14 +36,14 @@ class OpenAIAnswer:
         self.streams = request.get("stream") is True and not self.embeds
         self.texts = _inputs(request.get("input")) if self.embeds else texts_of(request.get("messages"))
         self.prompt = self.texts[-1] if self.texts else ""
-        self.count = tokens(*self.texts)
-        limit = request.get("max_completion_tokens", request.get("max_tokens"))
-        self.limit = limit if isinstance(limit, int) else None
+        self.count = sum(map(tokens, self.texts)) if self.embeds else tokens(*self.texts)
+        self.limit = integer(request.get("max_completion_tokens", request.get("max_tokens")))
         self.headers: Mapping[str, str] = {"x-request-id": f"req_{number:032x}"}
         self.head = Head(200, (("Content-Type", "text/event-stream; charset=utf-8"), *self.headers.items()))
-        self._asks_usage = bool((request.get("stream_options") or {}).get("include_usage"))
+        options = request.get("stream_options")
+        self._asks_usage = isinstance(options, Mapping) and bool(options.get("include_usage"))
         self._base64 = request.get("encoding_format") == "base64"
-        self._dimensions = request.get("dimensions") or dimensions
+        self._dimensions = max(integer(request.get("dimensions")) or 0, 0) or dimensions
         self._model = str(request.get("model") or "")
         self._id = f"chatcmpl-{number}"
         self._created = int(time.time())
@@ -81,7 +81,7 @@ class OpenAIAnswer:
         return encode({**self._about("chat.completion"), "choices": [choice], "usage": self._usage(said)})
 
     def error_frame(self, detail: str | Mapping[str, Any]) -> bytes:
-        """An event with the error; as llama.cpp and OpenAI send it, without a name."""
+        """An event with the error and no name, after which nothing follows: as llama.cpp does it."""
         error = envelope(500, detail) if isinstance(detail, str) else detail
         return b"data: " + encode(error) + b"\n\n"
 

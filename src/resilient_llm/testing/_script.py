@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
@@ -253,13 +253,14 @@ class Loads:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Call:
-    """One HTTP request, read whole."""
+    """One HTTP request, read whole; `size` is that of its body in bytes, `json` is `None` where that is no JSON."""
 
     method: str
     path: str
     headers: dict[str, str]
-    json: Any = field(default=None)
-    began: float = 0.0
+    json: Any
+    size: int
+    began: float
 
     def __repr__(self) -> str:
         return f"Call({self.method} {self.path})"

@@ -9,11 +9,8 @@ is guarded by one condition, so that they wait for it instead of polling; `close
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
 import importlib.util
-import inspect
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +20,7 @@ from resilient_llm.testing._failures import Delayed, Refuse
 from resilient_llm.testing._script import Call, Plan, Recorded, Script, Step
 from resilient_llm.testing._sockets import Sockets
 from resilient_llm.testing._steps import Echo
+from resilient_llm.testing._thread import LoopThread
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from resilient_llm.testing._http import Connection, Ended
 
 _WANTED = "a server takes say(…), status(…) and every other word but fail(…), which only a FakeBackend can raise"
-_PATIENCE = 5.0  # seconds; the server's thread never blocks, so that only a broken interpreter needs them
 
 
 class Dialect(Protocol):
@@ -41,8 +38,8 @@ class Dialect(Protocol):
         """How to answer it."""
         ...
 
-    def restarted(self) -> None:
-        """The process is a new one: what it had in memory is gone."""
+    def started(self) -> None:
+        """The process is a new one: what the last one had in memory is gone."""
         ...
 
 
@@ -64,9 +61,7 @@ class FakeServer:
         self._accepted = 0
         self._crash: BaseException | None = None
         self._sockets = Sockets(self._connection)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop = asyncio.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = LoopThread()
 
     def __repr__(self) -> str:
         where = self.url if self._sockets.port else "not started"
@@ -80,26 +75,16 @@ class FakeServer:
         Raises:
             RuntimeError: it is running already.
         """
-        if self._thread is not None:
-            raise RuntimeError("the server is running already")
-        self._sockets.bind()
-        ready: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name=repr(self), daemon=True)
-        self._thread.start()
-        ready.result(_PATIENCE)
+        self._thread.start(type(self).__name__, self._begin, self._sockets.close)
         return self
 
     def close(self) -> None:
         """Ends every exchange, closes every socket and ends the thread. Closing twice does nothing.
 
         Raises:
-            RuntimeError: a step of the script raised; what it raised is the cause.
+            RuntimeError: a step of the script raised, which is the cause then, or still blocks the server.
         """
-        thread, self._thread = self._thread, None
-        if thread is None or self._loop is None:
-            return
-        self._loop.call_soon_threadsafe(self._stop.set)
-        thread.join(_PATIENCE)
+        self._thread.stop()
         crash, self._crash = self._crash, None
         if crash is not None:
             raise RuntimeError("the fake server could not carry out its script") from crash
@@ -129,26 +114,26 @@ class FakeServer:
         Raises:
             ConfigError: one of them is no step of a server.
         """
-        if self._thread is None:
-            self._script.then(steps)
+        if self._thread.running:
+            self._thread.ask(lambda: self._extend(steps))
         else:
-            self._ask(lambda: self._extend(steps))
+            self._script.then(steps)
 
     def stop_listening(self) -> None:
         """Refuses connections. Exchanges go on; their connections close when they are over, idle ones now."""
-        self._ask(self._sockets.deafen)
+        self._thread.ask(self._sockets.deafen)
 
     def listen_again(self) -> None:
         """Takes connections again, on the same port. Ends a `refuse()` that was the next step."""
-        self._ask(self._listen_again)
+        self._thread.ask(self._listen_again)
 
     def kill(self) -> None:
         """What the death of the process looks like: refuses connections and resets those that are open."""
-        self._ask(self._kill)
+        self._thread.ask(self._kill)
 
     def restart(self) -> None:
         """Kills the server, unless that was done, and listens again on the same port. The script goes on."""
-        self._ask(self._restart)
+        self._thread.ask(self._restart)
 
     # -- what it saw
 
@@ -250,47 +235,29 @@ class FakeServer:
     def _refusing(self) -> bool:
         return isinstance(self._script.next, Refuse)
 
-    def _ask(self, action: Callable[[], object]) -> None:
-        """Runs this in the server's thread and waits for it."""
-        if self._thread is None or self._loop is None:
-            raise RuntimeError("the server is not running")
-
-        async def run() -> None:
-            result = action()
-            if inspect.isawaitable(result):
-                await result
-
-        asyncio.run_coroutine_threadsafe(run(), self._loop).result(_PATIENCE)
-
     def _connection(self) -> Connection:
         from resilient_llm.testing._http import Connection  # here, so that the fakes without sockets need no h11
 
         return Connection(self)
 
-    def _run(self, ready: concurrent.futures.Future[None]) -> None:
-        with asyncio.Runner() as runner:
-            runner.run(self._main(ready))
-
-    async def _main(self, ready: concurrent.futures.Future[None]) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+    async def _begin(self) -> None:
+        self._dialect.started()
+        self._sockets.bind()
         if not self._refusing:
-            await self._sockets.listen()
-        ready.set_result(None)
-        await self._stop.wait()
-        await self._sockets.close()
+            self._sockets.listen()
 
     async def _kill(self) -> None:
         await self._sockets.hang_up(reset=True)
 
-    async def _listen_again(self) -> None:
+    def _listen_again(self) -> None:
         while self._refusing:
             self._script.skip()
-        await self._sockets.listen()
+        self._sockets.listen()
 
     async def _restart(self) -> None:
         await self._kill()
-        self._dialect.restarted()
-        await self._listen_again()
+        self._dialect.started()
+        self._listen_again()
 
     def _extend(self, steps: Iterable[Step]) -> None:
         self._script.then(steps)

@@ -1,7 +1,8 @@
 """The steps of a script that are an answer, whole or broken: each knows the actions on the wire that it stands for.
 
-What the ones that make sense without a wire mean to a `FakeBackend` stands in `_play`. Rules of the file: a step says what to do and does nothing itself; no waiting beyond what it names; where a client did
-not ask for a stream, a step does what its server would do then, which is mostly to say nothing at all.
+What those that make sense without a wire mean to a `FakeBackend` stands in `_play`. Rules of the file: a step says
+what to do and does nothing itself; no waiting beyond what it names; where a client did not ask for a stream, a step
+does what its server would do then, which is mostly to say nothing at all.
 """
 
 from __future__ import annotations

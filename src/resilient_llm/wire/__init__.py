@@ -30,7 +30,8 @@ class Decoder(Protocol):
     """Turns the body of one answer into events. One object per answer.
 
     Attributes:
-        finishing: the answer is whole; only its usage may still come. The reader waits for that a second at most.
+        finishing: the answer is whole; only its usage, or the end of its body, may still come. The reader waits for
+            the one a second at most and for the other just long enough to keep the connection.
     """
 
     finishing: bool

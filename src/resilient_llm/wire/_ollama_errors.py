@@ -1,11 +1,12 @@
 """What Ollama means when it refuses: one table from its words to our errors.
 
 Why: its statuses do not tell. A wrong option is a 500, a crashed runner behind /api/embed a 400, a prompt that is too
-long a 400 whose text is itself JSON, and after a 200 there is no status at all. So the text decides, with the status
-as a condition where the same words could mean two things, and the bare status only where the text says nothing known.
+long a 400 whose text is itself JSON, and after a 200 there is no status at all. So the text decides, and the status
+only where the text says nothing known.
 
 Rules of the file: codes and numbers in JSON come before text; the first row that fits wins; a row is data. A server's
-text goes through `shown`; a row whose text holds what the model wrote is never quoted.
+text goes through `shown`; a text that holds what the model wrote is never quoted, and its row comes first, because it
+may hold the words of any other. Patterns have no open ends: their time is linear in a text that a server chose.
 Sources: api/types.go, server/routes.go and llm/llama_server.go of ollama 0.33, answers of a real 0.9.3, and the issues
 of ollama/ollama that a row names.
 """
@@ -13,7 +14,7 @@ of ollama/ollama that a row names.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,7 @@ from resilient_llm._errors import (
     ServerError,
     UnsupportedParameter,
 )
-from resilient_llm.wire._hints import retry_after
+from resilient_llm.wire._hints import request_id, retry_after
 from resilient_llm.wire._shown import shown
 
 _LOOKED_AT = 16 * 1024  # bytes of a body without JSON, and characters of a text, that are searched
@@ -45,27 +46,26 @@ _MANY = re.compile(r"\d{1,15}")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a text, under one of these statuses, means.
+    """What a text means.
 
     Attributes:
         kind: the error.
-        pattern: searched in the text; its named groups `tokens`, `limit` and `parameter` become facts.
-        statuses: only these, or any. An error in the body of a 200 has none and fits every row that has a pattern.
+        words: a pattern, searched in the text; its named groups `tokens`, `limit` and `parameter` become facts.
         facts: more arguments of the error.
         advice: what the reader can do; named groups may stand in it.
         quoted: the text may be shown.
     """
 
     kind: type[LLMError]
-    pattern: re.Pattern[str]
-    statuses: frozenset[int] | None = None
+    words: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     advice: str = ""
     quoted: bool = True
 
-
-def _row(kind: type[LLMError], pattern: str, *statuses: int, **more: Any) -> Row:
-    return Row(kind, re.compile(pattern, re.IGNORECASE), frozenset(statuses) or None, **more)
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Compiled when a server first refuses, and kept by `re`: importing the package need not wait for that."""
+        return re.compile(self.words, re.IGNORECASE)
 
 
 _OUT_OF_MEMORY = (
@@ -81,77 +81,74 @@ _RUNNER = (
 _FIELDS = {"thinking": "think"}  # its word for a field, where the field of the request is called otherwise
 
 ROWS: tuple[Row, ...] = (
+    # What the model wrote: its text is in the message and stays there (ollama/ollama#17638, #12884)
+    Row(
+        OutputInvalid,
+        r"error parsing tool call",
+        quoted=False,
+        advice="the model wrote a tool call that cannot be read",
+    ),
     # The prompt, or what was written after it, is larger than the window. Where the server counted, so do we.
-    _row(ContextOverflow, r"request \((?P<tokens>\d+) tokens\) exceeds the available context size \((?P<limit>\d+) t"),
-    _row(
+    Row(ContextOverflow, r"request \((?P<tokens>\d+) tokens\) exceeds the available context size \((?P<limit>\d+) t"),
+    Row(
         ContextOverflow,
         r"input length \((?P<tokens>\d+) tokens\) exceeds the model's maximum context length \((?P<limit>\d+) t",
     ),
-    _row(ContextOverflow, r"prompt is longer than the context length|context size has been exceeded"),
-    _row(ContextOverflow, r"input length exceeds (?:the |maximum )*context length|exceed_context_size_error"),
+    Row(ContextOverflow, r"prompt is longer than the context length|context size has been exceeded"),
+    Row(ContextOverflow, r"input length exceeds (?:the |maximum )*context length|exceed_context_size_error"),
     # The caller's request
-    _row(UnsupportedParameter, r"does not support (?P<parameter>thinking|tools|images)\b"),
-    _row(UnsupportedParameter, r"think value .* is not supported", facts={"parameter": "think"}),
-    _row(UnsupportedParameter, r"missing data required for image input", facts={"parameter": "images"}),
-    _row(BadRequest, r"does not support (?:generate|chat|embeddings?|insert)\b"),
-    _row(BadRequest, r"option \"?[^\"]*\"? must be of type|invalid format:|invalid JSON schema in format"),
-    _row(
+    Row(UnsupportedParameter, r"does not support (?P<parameter>thinking|tools|images)\b"),
+    Row(UnsupportedParameter, r"think value .{0,200} is not supported", facts={"parameter": "think"}),
+    # a level of thinking, where think is yes or no: before 0.10
+    Row(UnsupportedParameter, r"cannot unmarshal \w{1,20} into [\w ]{1,40}\.think\b", facts={"parameter": "think"}),
+    Row(UnsupportedParameter, r"missing data required for image input", facts={"parameter": "images"}),
+    Row(BadRequest, r"does not support (?:generate|chat|embeddings?|insert)\b"),
+    Row(BadRequest, r"option \"?[^\"]{0,200}\"? must be of type|invalid format:|invalid JSON schema in format"),
+    Row(
         ModelNotFound,
-        r"model ['\"]?(?P<model>[^'\"\s]+)['\"]? not found",
+        r"model ['\"]?(?P<model>[^'\"\s]{1,400})['\"]? not found",
         advice="`ollama pull {model}` brings it there",
     ),
-    # What the model wrote: its text is in the message and stays there (ollama/ollama#17638, #12884)
-    _row(OutputInvalid, r"error parsing tool call", quoted=False, advice="the model wrote a tool call without JSON"),
     # The server. Memory and models that do not load come first: the same messages say that the process has terminated
-    _row(
+    Row(
         ServerError,
         _OUT_OF_MEMORY,
         facts=_NOT_AGAIN,
         advice="the model does not fit into memory: a smaller num_ctx or model may",
     ),
-    _row(
+    Row(
         ServerError,
-        r"failed to load model.*incompatible|incompatible with your version|unknown model architecture",
+        r"failed to load model.{0,400}incompatible|incompatible with your version|unknown model architecture",
         facts=_NOT_AGAIN,
     ),
-    _row(Overloaded, r"maximum pending requests exceeded", facts=_NOBODY),
-    _row(QuotaExhausted, r"usage limit"),  # of Ollama's cloud (ollama/ollama#15934)
-    _row(ServerError, _RUNNER),
-    _row(Overloaded, r"server (?:is )?overloaded"),  # of Ollama's cloud, with a 503
-    _row(AuthFailed, r"^unauthorized|requires a subscription"),
+    Row(Overloaded, r"maximum pending requests exceeded", facts=_NOBODY),
+    Row(QuotaExhausted, r"usage limit"),  # of Ollama's cloud (ollama/ollama#15934)
+    Row(ServerError, _RUNNER),
+    Row(Overloaded, r"server (?:is )?overloaded"),  # of Ollama's cloud, with a 503
+    Row(AuthFailed, r"^unauthorized|requires a subscription"),
 )
 
-_ANY = re.compile("")
-STATUSES: tuple[Row, ...] = (
-    Row(AuthFailed, _ANY, frozenset({401})),
-    Row(
-        BadRequest,
-        _ANY,
-        frozenset({403}),
-        advice="the server refuses this host name or origin, or has its cloud turned off: check OLLAMA_HOST and "
-        "OLLAMA_ORIGINS there, and the Host header that a proxy sends",
+# What a status alone means.
+STATUSES: tuple[tuple[Collection[int], Row], ...] = (
+    ({401}, Row(AuthFailed)),
+    (
+        {403},
+        Row(
+            BadRequest,
+            advice="the server refuses this host name or origin, or has its cloud turned off: check OLLAMA_HOST and"
+            " OLLAMA_ORIGINS there, and the Host header that a proxy sends",
+        ),
     ),
-    Row(
-        BadRequest,
-        _ANY,
-        frozenset({404, 405}),
-        advice="not an answer of Ollama's /api: check base_url for a wrong path or a proxy",
-    ),
-    Row(ServerError, _ANY, frozenset({408})),
-    Row(RateLimited, _ANY, frozenset({429})),
-    Row(
-        ServerError,
-        _ANY,
-        frozenset({499}),
-        facts=_NOBODY,
-        advice="the request was cancelled on the way",
-    ),
-    Row(Overloaded, _ANY, frozenset({503, 529})),
-    Row(Malformed, _ANY, frozenset(range(200, 300)), advice="a status that Ollama does not use"),
-    Row(BadRequest, _ANY, frozenset(range(300, 400)), advice="redirects are not followed: set base_url to the target"),
-    Row(BadRequest, _ANY, frozenset(range(400, 500))),
-    Row(ServerError, _ANY),
+    ({404, 405}, Row(BadRequest, advice="not Ollama's /api: check base_url for a wrong path or a proxy")),
+    ({408}, Row(ServerError)),
+    ({429}, Row(RateLimited)),
+    ({499}, Row(ServerError, facts=_NOBODY, advice="the request was cancelled on the way")),
+    ({503, 529}, Row(Overloaded)),
+    (range(200, 300), Row(Malformed, advice="a status that Ollama does not use")),
+    (range(300, 400), Row(BadRequest, advice="redirects are not followed: set base_url to the target")),
+    (range(400, 500), Row(BadRequest)),
 )
+_FAILED = Row(ServerError)
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
@@ -161,7 +158,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
     text, detail = _said(data, text)
     error = _first(status, text, detail)
     error.retry_after = retry_after(headers, text)
-    error.request_id = headers.get("x-request-id")
+    error.request_id = request_id(headers)
     return error
 
 
@@ -191,21 +188,19 @@ def _counted(text: str, detail: Mapping[str, Any]) -> LLMError | None:
 
 def _match(status: int | None, text: str) -> LLMError:
     for row in ROWS:
-        if status is None or row.statuses is None or status in row.statuses:
-            match = row.pattern.search(text)
-            if match is not None:
-                return _make(row, status, text, match)
-    row = next(row for row in STATUSES if row.statuses is None or status in row.statuses)
-    return _make(row, status, text, None)
+        match = row.pattern.search(text)
+        if match is not None:
+            return _make(row, status, text, match.groupdict())
+    row = next((row for statuses, row in STATUSES if status in statuses), _FAILED)
+    return _make(row, status, text, {})
 
 
-def _make(row: Row, status: int | None, text: str, match: re.Match[str] | None) -> LLMError:
-    groups = match.groupdict() if match is not None else {}
+def _make(row: Row, status: int | None, text: str, groups: Mapping[str, str]) -> LLMError:
     said = shown(text) if row.quoted else ""
     if not said:
         said = "an error in the answer" if status is None else f"HTTP {status}"
     if row.advice:
-        said += f" ({row.advice.format_map({name: shown(value or '') for name, value in groups.items()})})"
+        said += f" ({row.advice.format_map({name: shown(value) for name, value in groups.items()})})"
     facts = dict(row.facts)
     facts |= {name: int(value) for name, value in groups.items() if name in _SIZES and _MANY.fullmatch(value)}
     if "parameter" in groups:

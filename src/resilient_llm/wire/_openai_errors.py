@@ -46,15 +46,20 @@ class Row:
 
     Attributes:
         kind: the error.
-        pattern: of a whole code, or searched in the message; a group `parameter` names the refused field.
+        words: a pattern, of a whole code or searched in the message; a group `parameter` names the refused field.
         statuses: the row holds under these alone; empty for any, also for an error in the body of a 200.
         facts: more arguments of the error.
     """
 
     kind: type[LLMError]
-    pattern: re.Pattern[str]
+    words: str
     statuses: frozenset[int] = frozenset()
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Compiled when a server first refuses, and kept by `re`: importing the package need not wait for that."""
+        return re.compile(self.words, re.IGNORECASE)
 
 
 _ANY: frozenset[int] = frozenset()
@@ -63,8 +68,8 @@ _MONEY = frozenset({400, 402, 403, 412, 429})
 _BUSY = frozenset({429, 498, 500, 502, 503, 529})
 
 
-def _row(kind: type[LLMError], pattern: str, statuses: frozenset[int] = _ANY, **facts: Any) -> Row:
-    return Row(kind, re.compile(pattern, re.IGNORECASE), statuses, facts)
+def _row(kind: type[LLMError], words: str, statuses: frozenset[int] = _ANY, **facts: Any) -> Row:
+    return Row(kind, words, statuses, facts)
 
 
 CODES = (
@@ -142,7 +147,6 @@ STATUSES: Mapping[int, tuple[type[LLMError], Mapping[str, Any]]] = {
     529: (Overloaded, {}),
 }
 
-_PASSES = re.compile(r"rate_limit.*|.*in_flight.*")
 _ECHO = re.compile(r"input_value\s*=.*|(?<=:)\s*['\"]?[\[{].*", re.DOTALL)
 _LITELLM = re.compile(r"litellm\.(\w+Error)")
 _REQUESTED = re.compile(r"limit:? (\d{1,15}).{0,40}requested:? (\d{1,15})", re.IGNORECASE | re.DOTALL)

@@ -33,7 +33,7 @@ class _Call:
         if not text.strip():
             return {}
         try:
-            value = from_json(text)
+            value = from_json(text, allow_inf_nan=False)  # NaN is not JSON and could not be sent back
         except ValueError:
             return None
         return {} if value is None else value if isinstance(value, dict) else None

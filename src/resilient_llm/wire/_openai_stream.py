@@ -230,8 +230,7 @@ class ChatDecoder:
 
     def _done(self, events: list[WireEvent], assumed: str = "") -> None:
         """Ends the answer with its tool calls and `Done`, or says why it is none."""
-        self._over = True
-        self.finishing = False
+        self._over = self.finishing = True
         raw = self._finish
         finish = FINISH.get(raw or assumed, "other")
         usage = Usage(**self._figures)  # type: ignore[arg-type]  # the names are those of `figures`

@@ -3,7 +3,8 @@
 It exists because most servers have no code for it, and a prompt that does not fit must go to a larger window and not
 be sent again. Rules of the file: the words are the server's message alone, never a body that may echo the prompt;
 throttling talks of tokens and limits too, so a veto goes before every match; "too many tokens" alone proves nothing.
-The wordings are those of sixteen servers, from their sources and their users' reports.
+The wordings are those of sixteen servers, from their sources and their users' reports. The patterns are strings, which
+`re` compiles when a server first refuses: importing the package need not wait for that.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ import re
 LOOKED_AT = 4096  # characters: every known wording is in the first 300; it also bounds the time of the patterns
 
 # A limit on requests per time, on one string, on one field: waiting or another value helps, a larger window does not.
-_VETO = re.compile(
+_VETO = (
     r"rate.?limit|per (?:min|day|hour)|\btp[md]\b|throttl|quota|too many requests|try again in|please wait|temporarily"
-    r"|string too long|must be less than or equal to|maximum value for",
-    re.IGNORECASE,
+    r"|string too long|must be less than or equal to|maximum value for"
 )
-_WORDS = re.compile(
-    r"""
+_WORDS = r"""
       maximum\ (?:context|prompt|input)\ length\ (?:is|of)                     # OpenAI, vLLM, DeepSeek, OpenRouter, xAI
     | model'?s?,?\ (?:maximum\ |max\ )?context\ (?:length|window|limit)        # SGLang, Fireworks, Ollama (MLX)
     | (?:exceeds?|exceeding|exceeded|larger\ than|longer\ than|greater\ than|too\ large\ for)\b.{0,60}
@@ -48,66 +47,59 @@ _WORDS = re.compile(
     | requested\ tokens\ \(?\d+\)?\ exceed\ context\ window                    # llama-cpp-python
     | exceeds\ the\ KV\ memory\ budget | exceeds\ the\ maximum\ allowed\ length   # SGLang
     | is\ too\ large\ to\ process.{0,40}physical\ batch\ size                  # llama.cpp, embeddings, as a 500
-    """,
-    re.IGNORECASE | re.VERBOSE | re.DOTALL,
-)
+    """
 
 _N = r"(\d[\d,]{0,14})"  # "128,000" as well
 # The first that is found counts. The prompt's own share goes before a sum with the answer's.
-_LIMITS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"{_N} tokens > {_N} maximum",  # the last group of a pattern is the number
-        rf"{_N} \+ {_N} > {_N}",
-        rf"while limit is {_N}",
-        rf"n_ctx: {_N}",
-        rf"with {_N} maximum context length",
-        rf"exceeds the available context size \({_N}",
-        rf"tokens allowed[ (]{{1,2}}{_N}",
-        rf"token limit: {_N}",
-        rf"current batch size: {_N}",
-        rf"must be <= {_N}",
-        rf"have less than {_N} tokens",
-        rf"max {_N} tokens per request",
-        rf"exceeds the limit of {_N}",
-        rf"configured limit of {_N}",
-        rf"context length of only {_N}",
-        rf"context length of \S{{1,100}} is {_N}",
-        rf"context length \({_N} tokens",
-        rf"(?:context|prompt|input|model) (?:length|window|size|limit)[^.(\d]{{0,60}}{_N}",
-        rf"maximum allowed length[^.\d]{{0,20}}{_N}",
-    )
+_LIMITS = (
+    rf"{_N} tokens > {_N} maximum",  # the last group of a pattern is the number
+    rf"{_N} \+ {_N} > {_N}",
+    rf"while limit is {_N}",
+    rf"n_ctx: {_N}",
+    rf"with {_N} maximum context length",
+    rf"exceeds the available context size \({_N}",
+    rf"tokens allowed[ (]{{1,2}}{_N}",
+    rf"token limit: {_N}",
+    rf"current batch size: {_N}",
+    rf"must be <= {_N}",
+    rf"have less than {_N} tokens",
+    rf"max {_N} tokens per request",
+    rf"exceeds the limit of {_N}",
+    rf"configured limit of {_N}",
+    rf"context length of only {_N}",
+    rf"context length of \S{{1,100}} is {_N}",
+    rf"context length \({_N} tokens",
+    rf"(?:context|prompt|input|model) (?:length|window|size|limit)[^.(\d]{{0,60}}{_N}",
+    rf"maximum allowed length[^.\d]{{0,20}}{_N}",
 )
-_TOKENS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"\({_N} (?:in (?:the|your) (?:messages|prompt)|of text input)",
-        rf"parameter=input_tokens, value={_N}",
-        rf"messages resulted in {_N}",
-        rf"{_N} input tokens",
-        rf"{_N} tokens > ",
-        rf"{_N} \+ \d+ > ",
-        rf"prompt contains {_N} tokens",
-        rf"prompt (?:is )?too long: {_N}",
-        rf"(?:request|input|prompt)(?: length)? \((?:length )?{_N}(?: tokens)?\)",
-        rf"token count of {_N}",
-        rf"input token count \({_N}\)",
-        rf"current length is {_N}",
-        rf"n_keep: {_N}",
-        rf"request contains {_N}",
-        rf"given: {_N}",
-        rf"keep the first {_N} tokens",
-        rf"{_N} tokens from the input",
-        rf"requested:? (?:about |tokens \(?)?{_N}",
-        rf"input length {_N}",
-    )
+_TOKENS = (
+    rf"\({_N} (?:in (?:the|your) (?:messages|prompt)|of text input)",
+    rf"parameter=input_tokens, value={_N}",
+    rf"messages resulted in {_N}",
+    rf"{_N} input tokens",
+    rf"{_N} tokens > ",
+    rf"{_N} \+ \d+ > ",
+    rf"prompt contains {_N} tokens",
+    rf"prompt (?:is )?too long: {_N}",
+    rf"(?:request|input|prompt)(?: length)? \((?:length )?{_N}(?: tokens)?\)",
+    rf"token count of {_N}",
+    rf"input token count \({_N}\)",
+    rf"current length is {_N}",
+    rf"n_keep: {_N}",
+    rf"request contains {_N}",
+    rf"given: {_N}",
+    rf"keep the first {_N} tokens",
+    rf"{_N} tokens from the input",
+    rf"requested:? (?:about |tokens \(?)?{_N}",
+    rf"input length {_N}",
 )
 
 
 def is_overflow(message: str) -> bool:
     """The message says that the prompt, or the prompt with its answer, is larger than the window."""
     text = message[:LOOKED_AT]
-    return _WORDS.search(text) is not None and _VETO.search(text) is None
+    said = re.search(_WORDS, text, re.IGNORECASE | re.VERBOSE | re.DOTALL)
+    return said is not None and re.search(_VETO, text, re.IGNORECASE) is None
 
 
 def sizes(message: str) -> tuple[int | None, int | None]:
@@ -116,9 +108,9 @@ def sizes(message: str) -> tuple[int | None, int | None]:
     return _first(_TOKENS, text), _first(_LIMITS, text)
 
 
-def _first(patterns: tuple[re.Pattern[str], ...], text: str) -> int | None:
+def _first(patterns: tuple[str, ...], text: str) -> int | None:
     for pattern in patterns:
-        match = pattern.search(text)
+        match = re.search(pattern, text, re.IGNORECASE)
         if match:
             return int(match.groups()[-1].replace(",", ""))
     return None

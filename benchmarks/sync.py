@@ -1,0 +1,55 @@
+"""What `Client` costs over `AsyncClient`: a hop to the loop's thread and back for a call, a queue for a stream.
+
+CPU time of both threads. An empty hop through the same kind of portal is reported beside it: no facade over an event
+loop in a thread can cost less.
+"""
+
+from __future__ import annotations
+
+from anyio.from_thread import start_blocking_portal
+
+from benchmarks._clients import ASKED, OURS, Clients, drain, hosted
+from benchmarks._measure import Contender, Costs, compare
+from resilient_llm import Client, Route
+
+HOP = "an empty portal hop"
+CALL, SYNC_CALL = f"{OURS} call", f"{OURS} call, sync"
+STREAM, SYNC_STREAM = f"{OURS} stream", f"{OURS} stream, sync"
+
+
+async def _nothing() -> None:
+    pass
+
+
+def _many(name: str, work: object, *, times: int, units: int = 1) -> Contender:
+    assert callable(work)
+
+    def repeat() -> None:
+        for _ in range(times):
+            work()
+
+    return Contender(name, repeat, times * units, work)
+
+
+def measure(clients: Clients, *, rounds: int, tokens: int) -> tuple[Costs, Costs]:
+    """Calls and hops; chunks."""
+    one, streamed = clients.ours(1), clients.ours(tokens)
+    portal = start_blocking_portal()
+    short, long = (Client(Route(hosted(clients.url, count))) for count in (1, tokens))
+    with portal as hop, short, long:
+
+        def pump() -> None:
+            with long.stream(ASKED) as stream:
+                for _ in stream:
+                    pass
+
+        calls = [
+            clients.contender(CALL, lambda: one.chat(ASKED), times=100),
+            _many(SYNC_CALL, lambda: short.chat(ASKED), times=100),
+            _many(HOP, lambda: hop.call(_nothing), times=200),
+        ]
+        chunks = [
+            clients.contender(STREAM, lambda: drain(streamed.stream(ASKED)), times=2, units=tokens),
+            _many(SYNC_STREAM, pump, times=2, units=tokens),
+        ]
+        return compare(calls, rounds), compare(chunks, rounds)

@@ -1,0 +1,63 @@
+"""Fakes for tests: a backend in process, and servers on real sockets that take every fault by script.
+
+    local = FakeBackend(fail(ConnectFailed()), hang(), say("hel", "lo"))      # no network, no sleep
+    with FakeOllama(stall("hel")) as server: ...                              # real sockets on the loopback
+
+One vocabulary serves all of them; `docs/testing.md` has it in one table. The servers need h11, which
+`pip install 'resilient-llm[testing]'` brings; the rest needs nothing.
+"""
+
+from resilient_llm.testing._backend import FakeBackend
+from resilient_llm.testing._faults import (
+    comments,
+    cut,
+    dribble,
+    endless_headers,
+    ends,
+    error_line,
+    fail,
+    hang,
+    huge_line,
+    malformed,
+    raw,
+    redirect,
+    refuse,
+    reset,
+    say,
+    slow_close,
+    split_utf8,
+    stall,
+    status,
+)
+from resilient_llm.testing._ollama import FakeOllama
+from resilient_llm.testing._openai import FakeOpenAI
+from resilient_llm.testing._script import Recorded, Step
+from resilient_llm.testing._server import FakeServer
+
+__all__ = [
+    "FakeBackend",
+    "FakeOllama",
+    "FakeOpenAI",
+    "FakeServer",
+    "Recorded",
+    "Step",
+    "comments",
+    "cut",
+    "dribble",
+    "endless_headers",
+    "ends",
+    "error_line",
+    "fail",
+    "hang",
+    "huge_line",
+    "malformed",
+    "raw",
+    "redirect",
+    "refuse",
+    "reset",
+    "say",
+    "slow_close",
+    "split_utf8",
+    "stall",
+    "status",
+]

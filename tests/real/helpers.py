@@ -1,0 +1,69 @@
+"""What the tests through our client share: routes to the real servers, and waiting for what a server does by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import anyio
+import httpx2
+
+from resilient_llm import Ollama, OpenAICompatible
+
+from .conftest import KEY
+from .llamacpp import Server as Llama
+from .ollama import Server as OllamaServer
+
+ENDLESS = {"ignore_eos": True}  # llama.cpp then goes on until the window is full: one to two seconds
+SLACK = 0.25  # seconds that a deadline may be missed by on a machine that runs two servers beside the test
+AUTH = {"Authorization": f"Bearer {KEY}"}
+
+
+def to_llama(server: Llama, model: str = "scripted", **options: Any) -> OpenAICompatible:
+    return OpenAICompatible(model, base_url=f"{server.url}/v1", api_key=KEY, **options)
+
+
+def to_ollama(server: OllamaServer, model: str = "scripted", **options: Any) -> Ollama:
+    return Ollama(model, base_url=server.url, **options)
+
+
+def get_weather(city: Literal["Paris", "Rome"]) -> str:
+    """The weather in a city."""
+    return f"sunny in {city}"
+
+
+def busy_slots(server: Llama) -> int:
+    slots = httpx2.get(f"{server.url}/slots", headers=AUTH, timeout=10).json()
+    return sum(slot["is_processing"] for slot in slots)
+
+
+def in_memory(server: OllamaServer) -> set[str]:
+    """The models that Ollama lists; those that it is still loading are among them."""
+    return {one["name"].removesuffix(":latest") for one in httpx2.get(f"{server.url}/api/ps").json()["models"]}
+
+
+async def unload(server: OllamaServer, model: str) -> None:
+    """Puts a model out of memory, as another program on the machine may do at any time."""
+    body = {"model": model, "messages": [], "keep_alive": 0}
+    httpx2.post(f"{server.url}/api/chat", json=body, timeout=10).raise_for_status()
+    await eventually(lambda: model not in in_memory(server))
+
+
+async def stop_next_runner(server: OllamaServer) -> int:
+    """Stops the next runner that Ollama starts, before it has loaded its model; `SIGCONT` lets it go on."""
+    known = set(server.runners())
+    await eventually(lambda: set(server.runners()) - known)
+    (runner,) = set(server.runners()) - known
+    os.kill(runner, signal.SIGSTOP)
+    return runner
+
+
+async def eventually(true: Callable[[], object], within: float = 5.0) -> None:
+    """Returns when it is true. A real server tells nobody when it has noticed something: it has to be asked."""
+    end = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < end, f"not within {within:g} s"
+        await anyio.sleep(0.005)

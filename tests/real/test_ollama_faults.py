@@ -1,0 +1,156 @@
+"""Our client against a real Ollama that is busy, refuses, or whose runner is stopped or killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import anyio
+import pytest
+
+from resilient_llm import AsyncClient, Bulkhead, ChatReply, LLMError, Retry, Route, StreamInterrupted, Timeouts
+from resilient_llm.errors import BadRequest, Overloaded, ServerError, StreamStalled
+
+from .helpers import eventually, to_llama, to_ollama
+from .llamacpp import Server as Llama
+from .ollama import Server
+from .script import SCRIPT
+
+pytestmark = pytest.mark.anyio
+QUEUE = 2  # OLLAMA_MAX_QUEUE
+
+
+def signal_runners(server: Server, sent: signal.Signals) -> None:
+    for runner in server.runners():
+        os.kill(runner, sent)
+
+
+async def test_our_own_queue_is_as_narrow_as_the_server_so_that_it_never_has_to_refuse(ollama_server: Server) -> None:
+    replies: list[ChatReply] = []
+    async with AsyncClient(to_ollama(ollama_server)) as llm:
+
+        async def ask() -> None:
+            replies.append(await llm.chat("hi", temperature=0))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(4 * QUEUE):
+                group.start_soon(ask)
+    assert [(reply.text, len(reply.attempts)) for reply in replies] == [(SCRIPT, 1)] * 4 * QUEUE
+    assert sum(reply.timings.queue > 0 for reply in replies) == 4 * QUEUE - 1
+
+
+async def test_a_full_queue_of_the_server_is_overload_and_nobodys_fault(ollama_server: Server) -> None:
+    """With more slots than the server has: one is served, two wait, and what comes at the same time is refused."""
+    ends: list[ChatReply | LLMError] = []
+    route = Route(to_ollama(ollama_server), bulkhead=Bulkhead(8), retry=Retry(attempts=1))
+    async with AsyncClient(route) as llm:
+        await llm.chat("hi", temperature=0)
+
+        async def ask() -> None:
+            try:
+                ends.append(await llm.chat("hi", temperature=0))
+            except Overloaded as error:
+                ends.append(error)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(ask)
+        breaker = llm.snapshot()["ollama:scripted"]["breaker"]
+    refused = [end for end in ends if isinstance(end, Overloaded)]
+    assert len(ends) == 8
+    assert refused
+    assert {(error.status, error.fault, error.retryable, error.falls_back) for error in refused} == {
+        (503, None, True, True)
+    }
+    assert {end.text for end in ends if isinstance(end, ChatReply)} == {SCRIPT}
+    assert (breaker.state, breaker.failed) == ("closed", 0)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_an_error_after_a_200_is_an_error_and_the_callers(ollama_server: Server, streams: bool) -> None:
+    async with AsyncClient(Route(to_ollama(ollama_server), streams=streams)) as llm:
+        with pytest.raises(BadRequest, match="invalid JSON schema") as caught:
+            await llm.chat("hi", extra={"format": {"type": "wat"}})
+        assert len(caught.value.attempts) == 1
+        assert llm.snapshot()["ollama:scripted"]["breaker"].failures == 0
+
+
+async def test_a_500_for_a_wrong_option_is_the_callers_mistake(ollama_server: Server) -> None:
+    async with AsyncClient(to_ollama(ollama_server)) as llm:
+        with pytest.raises(BadRequest, match="temperature") as caught:
+            await llm.chat("hi", extra={"options": {"temperature": "hot"}})
+        assert (caught.value.status, len(caught.value.attempts)) == (500, 1)
+        assert llm.snapshot()["ollama:scripted"]["breaker"].failures == 0
+
+
+async def test_a_stream_whose_runner_is_killed_breaks_with_what_had_arrived(ollama_server: Server) -> None:
+    async with AsyncClient(to_ollama(ollama_server, "endless")) as llm:
+        seen: list[str] = []
+        with pytest.raises(StreamInterrupted) as caught:
+            async with llm.stream("hi", temperature=0) as stream:
+                async for text in stream.text():
+                    seen.append(text)
+                    if len(seen) == 3:
+                        signal_runners(ollama_server, signal.SIGKILL)
+        assert caught.value.partial == "".join(seen)
+        assert (SCRIPT * 3).startswith(caught.value.partial)
+        assert isinstance(caught.value.__cause__, ServerError)
+        assert len(caught.value.attempts) == 1
+        assert (await llm.chat("hi", temperature=0, max_tokens=3)).degraded == ("cut_at_length",)  # loaded again
+
+
+async def test_a_chat_whose_runner_is_killed_gives_the_whole_answer_of_the_next_route(
+    ollama_server: Server, llama: Llama
+) -> None:
+    first = Route(to_ollama(ollama_server, "endless"), retry=Retry(attempts=1))
+    async with AsyncClient(first, Route(to_llama(llama), name="other")) as llm:
+        await llm.warm_up()
+
+        async def kill() -> None:
+            await eventually(lambda: llm.snapshot()["ollama:endless"]["bulkhead"].inflight)
+            await anyio.sleep(0.2)  # into the answer; it is as well if the first token is not there yet
+            signal_runners(ollama_server, signal.SIGKILL)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(kill)
+            reply = await llm.chat("hi", temperature=0)
+    assert (reply.text, reply.route) == (SCRIPT, "other")
+    first_attempt, last = reply.attempts
+    assert isinstance(first_attempt.error, (StreamInterrupted, ServerError))
+    assert (last.kind, last.error) == ("fallback", None)
+
+
+async def test_a_runner_that_stops_in_mid_stream_is_left_at_the_gap_limit(ollama_server: Server) -> None:
+    route = Route(to_ollama(ollama_server, "endless"), timeouts=Timeouts(between_tokens=0.5))
+    async with AsyncClient(route) as llm:
+        seen: list[str] = []
+        try:
+            with pytest.raises(StreamStalled) as caught:
+                async with llm.stream("hi", temperature=0) as stream:
+                    async for text in stream.text():
+                        seen.append(text)
+                        if len(seen) == 3:
+                            signal_runners(ollama_server, signal.SIGSTOP)
+        finally:
+            signal_runners(ollama_server, signal.SIGCONT)
+        assert caught.value.partial == "".join(seen)
+        assert (await llm.chat("hi", temperature=0, max_tokens=3)).text  # nothing is left behind that blocks the slot
+
+
+@pytest.mark.parametrize("way", ["leave", "cancel"])
+async def test_whoever_stops_listening_frees_the_slot(ollama_server: Server, way: str) -> None:
+    """The server has one slot, and this answer would keep it for ten seconds and more."""
+    async with AsyncClient(to_ollama(ollama_server, "endless", options={"num_predict": 20_000})) as llm:
+        await llm.warm_up()
+        if way == "leave":
+            async with llm.stream("hi") as stream:
+                await anext(stream)
+        else:
+            with anyio.move_on_after(0.3) as scope:
+                await llm.chat("hi")
+            assert scope.cancelled_caught
+        left = time.monotonic()
+        reply = await llm.chat("hi", max_tokens=1)
+        assert time.monotonic() - left < 1
+        assert len(reply.attempts) == 1

@@ -1,0 +1,142 @@
+"""A child of `os.fork` begins anew, with its own loop, slots and connections, and the parent does not notice it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from resilient_llm.testing import FakeOllama, say
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+
+BEGIN = """
+import asyncio, multiprocessing, os, sys, threading, time
+from resilient_llm import AsyncClient, Bulkhead, CircuitBreaker, Client, Ollama, Route
+ollama = Ollama("llama3.2", base_url=sys.argv[1])
+def show(*words): print(*words, flush=True)
+def forked(work):
+    pid = os.fork()
+    if pid == 0:
+        work()
+        sys.exit(0)  # an ordinary end: what is registered at exit runs, in the child too
+    show("child", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def run(process, script: str, *steps) -> tuple[str, FakeOllama]:
+    with FakeOllama(*steps) as server:
+        child = process(f"{BEGIN}\n{script}", server.url)
+        out, err = child.communicate(timeout=15)
+        assert (child.returncode, err) == (0, ""), out
+        return out, server
+
+
+def test_a_child_has_its_own_connections_and_the_parent_keeps_its_own(process) -> None:
+    script = """
+llm = Client(ollama)
+show(llm.chat("one").text)
+forked(lambda: show(llm.chat("two").text))
+show(llm.chat("three").text)
+"""
+    out, server = run(process, script)
+    assert out == "You said: one\nYou said: two\nchild 0\nYou said: three\n"
+    # Three chats, two connections: the parent went on with the one that it had before.
+    assert len(server.chats) == 3
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    "route", ["ollama", "Route(ollama, bulkhead=Bulkhead(1), breaker=CircuitBreaker())"], ids=["own", "the user's"]
+)
+def test_a_slot_that_another_thread_holds_is_free_in_the_child(process, route: str) -> None:
+    script = f"""
+llm = Client({route})
+thread = threading.Thread(target=lambda: show(llm.chat("slow").text))
+thread.start()
+while not llm.snapshot()["ollama:llama3.2"]["bulkhead"].inflight: time.sleep(0.001)
+time.sleep(0.2)  # the request is under way
+forked(lambda: show(llm.chat("quick", timeout=5).text, llm.snapshot()["ollama:llama3.2"]["bulkhead"]))
+thread.join()
+show(llm.snapshot()["ollama:llama3.2"]["bulkhead"])
+"""
+    out, _ = run(process, script, say("slow", first=1.0), say("quick"))
+    free = "BulkheadSnapshot(slots=1, inflight=0, queued=0)"
+    assert out == f"quick {free}\nchild 0\nslow\n{free}\n"
+
+
+def test_a_lock_that_another_thread_holds_is_open_in_the_child(process) -> None:
+    script = """
+breaker, bulkhead = CircuitBreaker(), Bulkhead(1)
+llm = Client(Route(ollama, bulkhead=bulkhead, breaker=breaker))
+with llm._lock, breaker._lock, bulkhead._lock:  # as if another thread were just there
+    pid = os.fork()
+if pid == 0:
+    show(llm.chat("hi", timeout=5).text)
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+    out, _ = run(process, script)
+    assert out == "You said: hi\n"
+
+
+def test_a_process_of_multiprocessing_may_use_the_client(process) -> None:
+    script = """
+llm = Client(ollama)
+show(llm.chat("one").text)
+child = multiprocessing.get_context("fork").Process(target=lambda: show(llm.chat("two").text))
+child.start(); child.join(10)
+show(child.exitcode, llm.chat("three").text)
+"""
+    out, _ = run(process, script)
+    assert out == "You said: one\nYou said: two\n0 You said: three\n"
+
+
+def test_an_open_stream_stays_with_the_parent(process) -> None:
+    script = """
+llm = Client(ollama)
+def child():
+    try: next(stream)
+    except Exception as error: show(type(error).__name__, "fork" in str(error))
+    stream.close()
+    show(llm.chat("hi").text)
+with llm.stream("story") as stream:
+    text = next(stream).text
+    forked(child)
+    show(text + "".join(stream.text()))
+"""
+    out, server = run(process, script, say("a", "b", "c", gap=0.3), say("hello"))
+    assert out == "ClientClosed True\nhello\nchild 0\nabc\n"
+    assert [chat.ended for chat in server.chats] == ["complete", "complete"]
+
+
+def test_a_client_that_was_closed_stays_closed_in_the_child(process) -> None:
+    script = """
+llm = Client(ollama)
+llm.close()
+def child():
+    try: llm.chat("hi")
+    except Exception as error: show(type(error).__name__)
+forked(child)
+"""
+    out, _ = run(process, script)
+    assert out == "ClientClosed\nchild 0\n"
+
+
+def test_an_async_client_begins_anew_on_the_loop_of_the_child(process) -> None:
+    script = """
+llm = AsyncClient(ollama)
+async def ask(text): show((await llm.chat(text)).text)
+with asyncio.Runner() as runner:
+    runner.run(ask("one"))
+    pid = os.fork()
+    if pid == 0:
+        asyncio.run(ask("two"))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    runner.run(ask("three"))
+    runner.run(llm.aclose())
+"""
+    out, server = run(process, script)
+    assert out == "You said: one\nYou said: two\nYou said: three\n"
+    assert server.connections == 2
