@@ -37,20 +37,21 @@ clean:
 	rm -rf .venv .real .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(UV):
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check uv -c constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed") if sys.version_info < (3, 11) else None'
+	@echo "Setting up .venv, once …"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv -c constraints.txt
 
 $(RUN): pyproject.toml constraints.txt | $(UV)
-	$(UV) pip install -q --python $(BIN)/python -c constraints.txt -e ".[testing]"
+	@$(UV) pip install -q --python $(BIN)/python -c constraints.txt -e ".[testing]"
 	@touch $@
 
 $(DEV): $(RUN)
-	$(UV) pip install -q --python $(BIN)/python -c constraints.txt -e ".[testing]" --group dev
+	@$(UV) pip install -q --python $(BIN)/python -c constraints.txt -e ".[testing]" --group dev
 	@touch $@
 
 $(BENCH): $(DEV)
-	$(UV) pip install -q --python $(BIN)/python -c constraints.txt -e ".[testing]" --group dev --group bench
+	@$(UV) pip install -q --python $(BIN)/python -c constraints.txt -e ".[testing]" --group dev --group bench
 	@touch $@
 
 $(OLLAMA): tests/real/ollama.txt | $(UV)

@@ -16,14 +16,21 @@ from functools import cache
 from typing import Any
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_OPENAI = {"created": 1767225600, "model": "gpt-5-mini", "service_tier": "default", "system_fingerprint": "fp_0123456789"}
+_OPENAI = {
+    "created": 1767225600,
+    "model": "gpt-5-mini",
+    "service_tier": "default",
+    "system_fingerprint": "fp_0123456789",
+}
 _OLLAMA = {"model": "llama3.2", "created_at": "2026-01-01T00:00:00.000000000Z"}
 _SPENT = {
     "total_duration": 512345678, "load_duration": 12345678, "prompt_eval_count": 12, "prompt_eval_duration": 98765432,
     "eval_duration": 398765432,
 }  # fmt: skip
-_RUNNING = {"models": [{"name": "llama3.2:latest", "model": "llama3.2:latest", "digest": "0" * 64, "size": 2 << 30,
-                        "size_vram": 2 << 30, "context_length": 8192, "details": {"quantization_level": "Q4_K_M"}}]}  # fmt: skip
+_LOADED = {
+    "name": "llama3.2:latest", "model": "llama3.2:latest", "digest": "0" * 64, "size": 2 << 30, "size_vram": 2 << 30,
+    "context_length": 8192, "details": {"quantization_level": "Q4_K_M"},
+}  # fmt: skip
 _SHOWN = {"details": {"family": "llama", "quantization_level": "Q4_K_M"}, "capabilities": ["completion"],
           "model_info": {"general.architecture": "llama", "llama.context_length": 131072}}  # fmt: skip
 
@@ -82,7 +89,7 @@ def answer(path: str, count: int, stream: bool) -> tuple[bytes, bytes]:
     """The answer in two parts, so that a stream can hold between them."""
     ollama = path.startswith("/api/chat")
     if not stream:
-        fixed = {"/api/ps": _RUNNING, "/api/show": _SHOWN}
+        fixed = {"/api/ps": {"models": [_LOADED]}, "/api/show": _SHOWN}
         return _body(fixed.get(path) or (_ollama_whole if ollama else _openai_whole)(count)), b""
     kind = b"application/x-ndjson" if ollama else b"text/event-stream"
     head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % kind

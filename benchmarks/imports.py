@@ -1,8 +1,8 @@
 """What importing costs: CPU time of fresh interpreters, in turns, less that of one that imports nothing.
 
-"Its dependencies" are the modules that `import resilient_llm` really loads and that are not its own, each imported in
-the order in which it comes: what remains is our own code. Since a library may put its work off until a client is made, that is measured
-too. Bytecode is compiled beforehand, into a folder of this run, whatever the environment says about caching it.
+"Its dependencies" are the modules that `import resilient_llm` really loads and that are not its own, in the order in
+which they come: what remains is our own code. Since a library may put its work off until a client is made, that is
+measured too. Bytecode is compiled beforehand, into a folder of this run, whatever the environment says about it.
 """
 
 from __future__ import annotations

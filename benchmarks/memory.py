@@ -12,15 +12,28 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 CALLS = STREAMS = 1000
 BARE, OURS = "httpx2", "resilient_llm"
-PEERS = ("openai", "ollama")
+
+
+def peers() -> list[str]:
+    """The SDKs that are installed."""
+    return [name for name in ("openai", "ollama") if find_spec(name) is not None]
 
 
 def peak() -> int:
-    """Bytes of memory that this process has had at most."""
+    """Bytes of memory that this process has had at most.
+
+    Linux counts what the parent had when it started us among the `ru_maxrss`; the high-water mark is ours alone.
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -17,7 +17,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger: closing sends a RST
-PIECE = 16  # bytes that go at once over a slow cable
+PIECE = 16  # bytes that pass at once over a slow cable, or over one that is about to break
 
 
 class Relay:
@@ -93,7 +93,7 @@ class Relay:
                 server.write(data)
 
     async def _down(self, answers: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        while data := await answers.read(65536 if self._rate == math.inf else PIECE):
+        while data := await answers.read(65536 if self._rate == self._left == math.inf else PIECE):
             self._left -= len(data)
             if self._left < 0:
                 self.cut()

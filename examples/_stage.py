@@ -14,7 +14,7 @@ from resilient_llm import Ollama, OpenAICompatible, Route, Timeouts
 from resilient_llm.testing import FakeOllama, FakeOpenAI, say
 
 WINDOW = 2048  # tokens of the local model: small, so that a prompt of a few pages is too long for it
-FIRST_TOKEN = 2.0  # seconds that the local model has for its first token
+FIRST_TOKEN = 3.0  # seconds that the local model has for its first token
 LOCAL_SAYS = "Air scatters blue light far more than red: blue comes from all around, red from the sun. (Simulated.)"
 HOSTED_SAYS = "Sunlight is white. Air turns its blue part aside, so that the whole sky glows blue. (Simulated.)"
 BOTH_SIMULATED = """\
@@ -22,7 +22,8 @@ No Ollama with a chat model answers at {origin}, so both servers are SIMULATED: 
 on loopback sockets, with the protocols of the real ones. Their answers were written beforehand."""
 HOSTED_SIMULATED = """\
 The hosted server is SIMULATED: this program runs it, on a loopback socket, with the protocol of a real one.
-Its answers were written beforehand. The faults happen to a relay in front of the real Ollama."""
+Its answers were written beforehand. The faults happen to a relay in front of the real Ollama, whose model may have to
+be loaded first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Ask the local model; where it cannot answer, the hosted one does. The list is the fallback policy.
 
-Needs an Ollama with llama3.2 (`ollama pull llama3.2`), a key in OPENAI_API_KEY, or better both.
+Needs a key in OPENAI_API_KEY, and better also an Ollama with llama3.2 (`ollama pull llama3.2`).
 """
 
 import asyncio

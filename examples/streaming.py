@@ -14,7 +14,7 @@ async def plain() -> None:
         except StreamInterrupted as error:
             print(f"\n(broke off after {len(error.partial)} characters: {error})")
         else:
-            print("\n", stream.reply.usage)  # known after the last event
+            print(f"\n{stream.reply.usage}")  # known after the last event
 
 
 async def restarting() -> None:
@@ -26,7 +26,7 @@ async def restarting() -> None:
                     print(text, end="", flush=True)
                 case Restarted(route=route, error=error):
                     print(f"\n(forget that: {type(error).__name__}; it begins anew from {route})")
-    print("\n", stream.reply)
+    print(f"\n{stream.reply}")
 
 
 async def main() -> None:

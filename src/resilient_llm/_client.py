@@ -15,17 +15,17 @@ from pydantic import ValidationError
 from resilient_llm import _deadline
 from resilient_llm._deadline import Clock, Deadline
 from resilient_llm._engine import Engine
-from resilient_llm._errors import ClientClosed, LLMError, LoadTimeout, OutputInvalid
+from resilient_llm._errors import ClientClosed, ConfigError, LLMError, LoadTimeout, OutputInvalid
 from resilient_llm._leg import Leg, legs_from
 from resilient_llm._options import ChatOptions, request_from
-from resilient_llm._replies import Attempt, ChatReply, EmbedReply, ParsedReply, Space, Usage
+from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply, Space, Usage
 from resilient_llm._route import Plan, Route, route_from
 from resilient_llm._run import Call, Run
 from resilient_llm._stream import ChatStream
 from resilient_llm._tools import schema_of
-from resilient_llm._types import ChatRequest, EmbedRequest, Messages, Request
+from resilient_llm._types import ChatRequest, EmbedRequest, Message, Messages, Request
 from resilient_llm._watch import Watch
-from resilient_llm._zones import LocalOnly, ambient_limit, limit_of, strictest
+from resilient_llm._zones import LocalOnly, ambient_limit, beyond, limit_of, strictest
 from resilient_llm.backends.base import Backend
 from resilient_llm.policies.timeouts import DEADLINE_CHAT, DEADLINE_EMBED, Limits
 
@@ -60,6 +60,7 @@ class AsyncClient:
         clock: Clock = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
+        Message.model_rebuild()  # if it is not built yet: in the first call it would hold up the event loop for 30 ms
         self._timeout = _deadline.seconds("timeout", timeout)
         self._limit = limit_of(local_only)
         self._clock = clock
@@ -121,7 +122,8 @@ class AsyncClient:
         try:
             output = adapter.validate_json(reply.text)
         except ValidationError as error:
-            invalid = OutputInvalid(f"the answer is not a {getattr(type, '__name__', type)}: {_first(error)}")
+            wrong = _first(error, schema)
+            invalid = OutputInvalid(f"the answer is not a {getattr(type, '__name__', type)}: {wrong}")
             invalid.reply, invalid.route, invalid.attempts = reply, reply.route, reply.attempts
             raise invalid from None
         return ParsedReply(**{name: getattr(reply, name) for name in ChatReply.__dataclass_fields__}, output=output)
@@ -139,37 +141,36 @@ class AsyncClient:
         Raises:
             LLMError: as `chat`.
         """
-        request = EmbedRequest((texts,) if isinstance(texts, str) else tuple(texts))
+        request = EmbedRequest(_texts(texts))
         del texts
         call = self._call(request, timeout, local_only)
         vectors: list[list[float]] = []
-        usage, attempts, run = Usage(), list[Attempt](), None
+        usage, run = Usage(), None
         for start in range(0, len(request.texts), BATCH):
-            part = self._call(EmbedRequest(request.texts[start : start + BATCH]), None, local_only)
-            part.deadline = call.deadline
+            part = call.part(EmbedRequest(request.texts[start : start + BATCH]))
             run = await self._engine.open(part)
             assert run.gathered.vectors is not None
             vectors += run.gathered.vectors.vectors
             usage += run.gathered.vectors.usage
-            attempts += part.attempts
         assert run is not None
         assert run.gathered.vectors is not None
         return EmbedReply(
             vectors, run.gathered.vectors.model or run.leg.model, Space(run.leg.space, len(vectors[0])), usage,
-            run.leg.name, tuple(attempts),
+            run.leg.name, tuple(call.attempts),
         )  # fmt: skip
 
     async def models(self) -> dict[str, tuple[str, ...]]:
-        """The models that each route's server has, by route. A route that cannot tell has none.
+        """The models that each route's server has, by route. A route that cannot tell, or may not be asked, has none.
 
         Raises:
             LLMError: no server could be asked; the error of the first.
         """
         self._check_open()
+        inside = self._inside()
         found: dict[str, tuple[str, ...]] = {}
         errors: list[LLMError] = []
         for leg in self._legs:
-            ask = getattr(leg.backend, "models", None)
+            ask = getattr(leg.backend, "models", None) if leg in inside else None
             try:
                 found[leg.name] = await ask(self._aside_watch()) if ask is not None else ()
             except LLMError as error:
@@ -186,7 +187,7 @@ class AsyncClient:
             LLMError: one could not be loaded.
         """
         self._check_open()
-        for leg in self._legs:
+        for leg in self._inside():
             if leg.ready is not None:
                 try:
                     with anyio.move_on_after(leg.limits.load) as scope:
@@ -196,6 +197,11 @@ class AsyncClient:
                 except LLMError as error:
                     error.route = leg.name
                     raise
+
+    def _inside(self) -> list[Leg]:
+        """The routes that `local_only` allows here."""
+        limit = strictest(self._limit, ambient_limit())
+        return [leg for leg in self._legs if leg.zone is None or not beyond(leg.zone, limit)]
 
     def _aside_watch(self) -> Watch:
         """For what is no attempt: the limits of the phases do not hold, the zone does."""
@@ -259,10 +265,21 @@ class AsyncClient:
         return f"{type(self).__name__}({', '.join(leg.name for leg in self._legs)})"
 
 
-def _first(error: ValidationError) -> str:
-    """What is wrong first, without the value that is wrong."""
+def _first(error: ValidationError, schema: object) -> str:
+    """What is wrong first, without the value that is wrong. A name that is not the schema's is the answer's: no word of it."""
     detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return f"{'.'.join(str(part) for part in detail['loc']) or 'value'}: {detail['type']}"
+    known = repr(schema)
+    place = [str(part) if isinstance(part, int) or repr(part) in known else "…" for part in detail["loc"]]
+    return f"{'.'.join(place) or 'value'}: {detail['type']}"
+
+
+def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, str):
+        return (given,)
+    try:
+        return tuple(given)
+    except TypeError:
+        raise ConfigError(f"texts: a string or a list of them is needed, not {type(given).__name__}") from None
 
 
 def _explain(number: int, leg: Leg) -> str:

@@ -49,7 +49,8 @@ class Engine:
         """
         if call.left() <= 0:
             await anyio.lowlevel.checkpoint()  # a scope of the caller's that has ended ends us here, in its own way
-            raise DeadlineExceeded("the deadline had passed before anything was sent", phase="queue")
+            if call.deadline.first_by <= self._clock():
+                raise DeadlineExceeded("the deadline had passed before anything was sent", phase="queue")
         return await self._through(call, self._plan(call))
 
     async def reopen(self, run: Run, error: LLMError) -> Run | None:
@@ -90,9 +91,9 @@ class Engine:
 
     async def _on(self, leg: Leg, call: Call, waiting: Collection[Leg]) -> Run:
         """Tries one route, and again as long as its policy says so. `waiting` are the routes after it."""
-        if not call.tried(leg):
+        kind: AttemptKind = "retry" if call.tried(leg) else "fallback" if call.failures else "first"
+        if kind != "retry":
             leg.budget.deposit()
-        kind: AttemptKind = "fallback" if call.failures else "first"
         last: LLMError | None = None
         while True:
             others = any(other.eligible(self._clock()) for other in waiting)

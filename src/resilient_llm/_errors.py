@@ -9,7 +9,7 @@ The wire classifies once; nobody downstream looks at a status or a message again
     ├─ RequestRejected              caller   no     no
     │  ├─ BadRequest
     │  ├─ AuthFailed
-    │  ├─ ContentFiltered
+    │  ├─ ContentFiltered                                 .categories
     │  ├─ UnsupportedParameter
     │  ├─ ContextOverflow           caller   no     yes   to a larger window; .tokens .limit
     │  └─ ModelNotFound             caller   no     yes   not pulled here may exist there
@@ -113,7 +113,7 @@ class LLMError(Exception):
         facts = [repr(self.message)]
         for name in ("route", "status", "code", "retry_after", *self._extra):
             value = getattr(self, name)
-            if value is not None and value is not False:
+            if value is not None and value is not False and value != ():
                 facts.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(facts)})"
 
@@ -133,7 +133,17 @@ class AuthFailed(RequestRejected):
 
 
 class ContentFiltered(RequestRejected):
-    """The provider's filter stopped the prompt or the answer."""
+    """The provider's filter stopped the prompt or the answer.
+
+    Attributes:
+        categories: for what, in the provider's words (`"hate"`, `"violence"`); empty if it did not say.
+    """
+
+    _extra = ("categories",)
+
+    def __init__(self, message: str = "", *, categories: tuple[str, ...] = (), **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.categories = categories
 
 
 class UnsupportedParameter(RequestRejected):

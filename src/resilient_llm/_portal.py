@@ -107,19 +107,25 @@ class Portal:
     def end(self, last: Coroutine[Any, Any, None]) -> None:
         """Ends all errands with `ClientClosed`, runs the last one, then ends loop and thread."""
         errand = Errand(last)
+        running = list(self._errands)
         try:
-            running = list(self._errands)
             for one in running:
                 one.cancel("the client was closed during this call")
-            concurrent.futures.wait([one.future for one in running if one.future is not None], GRACE)
-            self.begin(errand)
-            errand.result()
-        except BaseException:
-            errand.cancel("closing the client was interrupted")
-            raise
+            if self._answers():
+                concurrent.futures.wait([one.future for one in running if one.future is not None], GRACE)
+                self.begin(errand)
+                errand.result()
+                self.stop()
+                self._thread.join(GRACE)
         finally:
+            errand.cancel("closing the client was interrupted")
             self.stop()
-            self._thread.join(GRACE)
+
+    def _answers(self) -> bool:
+        """The loop runs. Somebody's plan or callback may block it; then it ends when that does, without us."""
+        answer = threading.Event()
+        self.soon(answer.set)
+        return answer.wait(GRACE)
 
 
 class Errand(Generic[T]):

@@ -48,7 +48,7 @@ class Call:
     """What the caller asked for, and what has happened to it so far."""
 
     __slots__ = (
-        "attempts", "backoff", "clock", "conversation", "deadline", "failures", "request", "restarted", "started",
+        "attempts", "backoff", "clock", "conversation", "deadline", "earlier", "failures", "request", "restarted", "started",
         "whole", "zone",
     )  # fmt: skip
 
@@ -60,6 +60,7 @@ class Call:
         self.whole, self.zone, self.conversation = whole, zone, conversation
         self.started = clock()
         self.attempts: list[Attempt] = []
+        self.earlier = 0  # attempts of the parts before this one
         self.failures: dict[Leg, LLMError] = {}
         self.backoff = 0.0
         self.restarted = False
@@ -67,6 +68,14 @@ class Call:
     def left(self) -> float:
         """Seconds until the first token must be there."""
         return self.deadline.left(self.clock())
+
+    def part(self, request: Request) -> Call:
+        """A call for a part of it, with the same deadline; the attempts of all parts are told together."""
+        part = Call(
+            request, self.deadline, self.clock, whole=self.whole, zone=self.zone, conversation=self.conversation
+        )
+        part.started, part.attempts, part.earlier = self.started, self.attempts, len(self.attempts)
+        return part
 
     def failed(self, leg: Leg, error: LLMError) -> None:
         """Keeps the last error of each route, in order."""
@@ -76,7 +85,7 @@ class Call:
 
     def tried(self, leg: Leg) -> int:
         """The attempts on this route so far."""
-        return sum(one.route == leg.name for one in self.attempts)
+        return sum(one.route == leg.name for one in self.attempts[self.earlier :])
 
     def __repr__(self) -> str:
         return f"Call({self.request!r}, {len(self.attempts)} attempts)"

@@ -153,12 +153,13 @@ class ChatStream:
         run = self._run
         if run is None or run.stack is None:
             return
-        warnings.warn(f"{self!r} was dropped without being closed; use async with", ResourceWarning, 2, source=self)
+        shown = repr(self)
         stack, run.stack = run.stack, None
-        dropped = GeneratorExit()
-        run.__exit__(GeneratorExit, dropped, None)  # slot, permit and span: now; nothing can be awaited here
+        run.__exit__(GeneratorExit, GeneratorExit(), None)  # slot, permit and span: now; nothing can be awaited here
         if self._soon is not None:
             self._soon(lambda: _DROPPED.spawn(stack.aclose))
+        # Last, because where warnings are errors it raises.
+        warnings.warn(f"{shown} was dropped without being closed; use async with", ResourceWarning, 2, source=self)
 
     def __repr__(self) -> str:
         state = "not entered" if not self._entered else "over" if self._run is None or self._run.ended else "open"

@@ -70,7 +70,7 @@ def test_it_is_coloured_on_a_terminal_unless_that_is_not_wanted(no_colour: str |
     ("left_out", "scene", "expected"),
     [
         ((Relay, "cut_after", lambda *_: None), demo.the_server_is_killed, "the local server dies"),
-        ((Relay, "block", lambda *_: None), demo.the_server_hangs, "the first-token limit of 2.0 s ends it"),
+        ((Relay, "block", lambda *_: None), demo.the_server_hangs, "the first-token limit of 3.0 s ends it"),
         ((demo, "MINUTES", "A short prompt."), demo.the_prompt_is_too_long, "none to the window of 2,048 tokens"),
         ((Relay, "slow", lambda *_: None), demo.the_deadline_is_kept, "the deadline ends it"),
     ],

@@ -1,8 +1,8 @@
 """A real Ollama 0.9.3, from wheels, on the CPU, offline, in processes that cannot outlive the test run.
 
 The wheel's build is meant for Intel's GPUs and aborts where there is none, because its GPU plug-in throws while it is
-loaded. So it runs from a folder of its own in which that plug-in is a stand-in of three functions that says "0 devices";
-the wheel's CPU plug-ins do the work. The stand-in needs a C compiler, once a session.
+loaded. So it runs from a folder of its own in which that plug-in is a stand-in of three functions that says "0
+devices"; the wheel's CPU plug-ins do the work. The stand-in needs a C compiler, once a session.
 
 `ollama-lib` is the program. The file `ollama` beside it starts it through `sh` and would survive a kill of its pid.
 The server runs under this file as a small keeper whose stdin is a pipe from the test run: when that closes, also

@@ -122,7 +122,9 @@ async def test_the_server_names_its_models(llama: Server) -> None:
 
 
 @pytest.mark.parametrize("streams", [True, False])
-async def test_a_prompt_too_long_is_refused_by_the_server_with_both_numbers(llama_narrow: Server, streams: bool) -> None:
+async def test_a_prompt_too_long_is_refused_by_the_server_with_both_numbers(
+    llama_narrow: Server, streams: bool
+) -> None:
     async with AsyncClient(Route(to_llama(llama_narrow), streams=streams)) as llm:
         with pytest.raises(ContextOverflow) as caught:
             await llm.chat(TOO_LONG)

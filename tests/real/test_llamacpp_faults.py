@@ -11,7 +11,17 @@ from pathlib import Path
 import anyio
 import pytest
 
-from resilient_llm import AsyncClient, Bulkhead, DeadlineExceeded, Retry, Route, StreamInterrupted, TextDelta, Timeouts
+from resilient_llm import (
+    AsyncClient,
+    Bulkhead,
+    DeadlineExceeded,
+    Restarted,
+    Retry,
+    Route,
+    StreamInterrupted,
+    TextDelta,
+    Timeouts,
+)
 from resilient_llm.errors import BackendFailed, ConnectFailed, FirstTokenTimeout, OutputInvalid
 
 from .conftest import KEY
@@ -110,15 +120,15 @@ async def test_a_stream_whose_server_is_killed_breaks_with_what_had_arrived(vict
 
 async def test_a_stream_that_asked_for_restarts_is_told_of_the_one_after_a_kill(victim: Server, llama: Server) -> None:
     first = Route(to_llama(victim, extra=ENDLESS), on_break="restart", retry=Retry(attempts=1))
-    async with AsyncClient(first, Route(to_llama(llama), name="other")) as llm:
-        async with llm.stream("hi", temperature=0) as stream:
-            texts: list[str] = []
-            async for event in stream:
-                victim.process.kill()
-                if isinstance(event, TextDelta):
-                    texts.append(event.text)
-                elif type(event).__name__ == "Restarted":
-                    texts.clear()
+    llm = AsyncClient(first, Route(to_llama(llama), name="other"))
+    texts: list[str] = []
+    async with llm, llm.stream("hi", temperature=0) as stream:
+        async for event in stream:
+            victim.process.kill()
+            if isinstance(event, TextDelta):
+                texts.append(event.text)
+            elif isinstance(event, Restarted):
+                texts.clear()
     assert "".join(texts) == stream.reply.text == SCRIPT
     assert (stream.reply.route, stream.reply.degraded) == ("other", ("restarted",))
 

@@ -23,6 +23,7 @@ from .ollama import Server
 from .script import CONTEXT, SCRIPT
 
 pytestmark = pytest.mark.anyio
+NOTICED = 0.5  # seconds after which Ollama has aborted a load if it was going to
 
 
 @pytest.fixture(autouse=True)
@@ -62,16 +63,14 @@ async def test_a_load_has_a_limit_of_its_own_and_its_time_is_told_apart(ollama_s
 
 
 async def test_callers_that_wait_for_a_load_share_it_and_the_impatient_one_does_not_abort_it(
-    ollama_server: Server, llama: Llama
+    ollama_server: Server,
 ) -> None:
     """Ollama aborts a load whose caller hangs up, and the next caller starts it anew: see `test_servers_speak`."""
     await unload(ollama_server, "scripted")
     runners: list[int] = []
     errors: list[DeadlineExceeded] = []
     replies: list[str] = []
-    backend = to_ollama(ollama_server)
-
-    async with AsyncClient(backend) as llm, anyio.create_task_group() as group:
+    async with AsyncClient(to_ollama(ollama_server)) as llm, anyio.create_task_group() as group:
 
         async def hold() -> None:
             runners.append(await stop_next_runner(ollama_server))
@@ -80,6 +79,7 @@ async def test_callers_that_wait_for_a_load_share_it_and_the_impatient_one_does_
             with pytest.raises(DeadlineExceeded) as caught:
                 await llm.chat("hi", timeout=0.8)
             errors.append(caught.value)
+            await anyio.sleep(NOTICED)
             os.kill(runners[0], signal.SIGCONT)
 
         async def patient() -> None:
@@ -109,6 +109,7 @@ async def test_a_load_longer_than_its_limit_goes_on_while_another_route_answers(
         reply = await llm.chat("hi", temperature=0)
         assert (reply.text, reply.route) == (SCRIPT, "other")
         assert [type(one.error) for one in reply.attempts] == [LoadTimeout, type(None)]
+        await anyio.sleep(NOTICED)
         os.kill(runners[0], signal.SIGCONT)
         assert (await llm.chat("hi", temperature=0)).route == "ollama:scripted"
     assert runners[0] in ollama_server.runners()

@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def _learn(corpus: str, count: int) -> list[tuple[str, str]]:
     while len(merges) < count:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, parts in pieces.items():
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in pairwise(parts):
                 pairs[pair] += words[word]
         if not pairs:
             break
@@ -165,10 +166,10 @@ def _steps(kind: Kind, ids: Mapping[str, int], merges: Sequence[tuple[str, str]]
         "broken": [*said(THOUGHT), call, ids[_BYTES[0xE2]], *said(ANSWER)],  # 0xE2 by itself is no UTF-8
     }
     if kind == "endless":
-        return [(start, said(SCRIPT)[0]), *zip(said(SCRIPT), [*said(SCRIPT)[1:], said(SCRIPT)[0]], strict=True)]
+        return list(pairwise([start, *said(SCRIPT), said(SCRIPT)[0]]))
     chain = [start, *chains[kind], end]
     assert len(set(chain)) == len(chain), "a token comes twice: its successor would not be unique"
-    return list(zip(chain, chain[1:], strict=False))
+    return list(pairwise(chain))
 
 
 def _weights(kind: Kind, seed: int, steps: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What the tests of the sync client share: processes of their own, work that may never end, clients of a fake server."""
+"""What the tests of the sync client share: processes of their own, and threads whose work may never end."""
 
 from __future__ import annotations
 

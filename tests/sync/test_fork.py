@@ -11,7 +11,8 @@ from resilient_llm.testing import FakeOllama, say
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 BEGIN = """
-import asyncio, multiprocessing, os, sys, threading, time
+import asyncio, multiprocessing, os, sys, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # since 3.12 Python warns of every fork beside threads
 from resilient_llm import AsyncClient, Bulkhead, CircuitBreaker, Client, Ollama, Route
 ollama = Ollama("llama3.2", base_url=sys.argv[1])
 def show(*words): print(*words, flush=True)

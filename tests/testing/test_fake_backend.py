@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from trio.testing import MockClock
 
@@ -145,6 +146,12 @@ async def test_an_answer_without_a_word_is_an_error_as_it_is_from_a_server(step:
     assert (texts, type(error)) == ([], kind)
 
 
+async def test_an_empty_text_is_no_event_as_it_is_none_from_a_decoder() -> None:
+    text, (done,) = await batches(FakeBackend(say("", "a", "", reasoning=("",))))
+    assert text == [TextDelta("a")]
+    assert isinstance(done, Done)
+
+
 async def test_a_joined_answer_is_one_batch() -> None:
     (batch,) = await batches(FakeBackend(say("a", "b", joined=True)))
     assert batch[:2] == [TextDelta("a"), TextDelta("b")]
@@ -263,9 +270,13 @@ async def test_errors_hold_no_text_in_the_frames_of_their_traceback() -> None:
 # -- silence, and giving back
 
 
-async def _opens_never(backend: FakeBackend) -> None:
-    async with backend.open(HELLO, watch()):
+async def _opens_never(backend: FakeBackend, *, stream: bool = True) -> None:
+    async with backend.open(HELLO, watch(), stream=stream):
         raise AssertionError("it opened")
+
+
+async def _answers_never(backend: FakeBackend) -> None:
+    await _opens_never(backend, stream=False)
 
 
 async def _reads_on(backend: FakeBackend) -> None:
@@ -283,6 +294,7 @@ async def _reads_on(backend: FakeBackend) -> None:
         (hang(after_headers=True), _reads_on),
         (stall("a"), _reads_on),
         (stall(), _reads_on),
+        (stall("a"), _answers_never),
         (say("a", "b", gap=math.inf), _reads_on),
         (slow_close("a"), _reads_on),
     ],
@@ -298,18 +310,6 @@ async def test_who_leaves_a_silence_gives_everything_back(step: Any, until: Call
         assert backend.active == 1
         tasks.cancel_scope.cancel()
     assert (backend.opened, backend.closed, backend.active) == (1, 1, 0)
-
-
-async def test_a_stall_that_is_no_stream_opens_never() -> None:
-    backend = FakeBackend(stall("a"))
-    with anyio.CancelScope() as scope:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: batches(backend, stream=False))
-            for _ in range(10):
-                await anyio.lowlevel.checkpoint()
-            assert backend.active == 1
-            scope.cancel()
-    assert backend.active == 0
 
 
 async def test_leaving_early_and_dropping_give_back_and_leave_nothing_to_read() -> None:
@@ -506,6 +506,11 @@ def test_a_step_that_needs_a_wire_is_named_with_its_place_and_what_may_stand_the
 def test_a_number_without_meaning_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: -1 is not a number"):
         FakeBackend(**{name: -1})
+
+
+def test_a_zone_that_there_is_not_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^zone: 'moon' is not one of machine, network, internet"):
+        FakeBackend(zone="moon")  # type: ignore[arg-type]
 
 
 def test_words_refuse_what_they_cannot_mean() -> None:

@@ -6,10 +6,12 @@ That nothing is left is what the fixture in `tests/conftest.py` checks after eve
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -195,6 +197,17 @@ def test_a_queue_for_a_load_does_not_outlive_its_process() -> None:
             for one in callers:
                 one.join(5)
     assert server.loads.completed == 2
+
+
+def test_a_connection_that_is_just_being_accepted_is_killed_with_the_others(kind: Any) -> None:
+    with kind(say("a")) as server:
+        port = int(urlsplit(server.url).port or 0)
+        for _ in range(50):
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as one:
+                server.kill()
+                with contextlib.suppress(ConnectionResetError):
+                    assert one.recv(1) == b""
+            server.listen_again()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'"x"', b"\xff", b'{"model": 5}', b'{"messages": 1}'])

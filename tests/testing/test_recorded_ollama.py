@@ -41,6 +41,7 @@ ARGUMENTS = "ChatRequest.messages.tool_calls.function.arguments"
 CALLED = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
 REFUSALS: list[tuple[str, Any, int, str]] = [
     ("/api/chat", None, 400, "missing request body"),
+    ("/api/chat", b'{"model": "m"', 400, "unexpected EOF"),
     ("/api/chat", [1], 400, "json: cannot unmarshal array into Go value of type api.ChatRequest"),
     ("/api/chat", {"messages": HI}, 400, "model is required"),
     ("/api/embed", {"model": "nope", "input": "a"}, 404, 'model "nope" not found, try pulling it first'),
@@ -77,7 +78,8 @@ OTHERS = [
 
 
 def post(server: FakeOllama, path: str, body: Any) -> httpx2.Response:
-    return httpx2.post(server.url + path, content=b"" if body is None else json.dumps(body).encode())
+    content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    return httpx2.post(server.url + path, content=content)
 
 
 @pytest.mark.parametrize(("path", "body", "kind", "first", "last"), ANSWERS)

@@ -86,6 +86,7 @@ def test_everything_that_a_call_can_say_is_sent() -> None:
     [
         (100, {"num_predict": 50}, WINDOW, 100),
         (None, {"num_predict": 50}, WINDOW, 50),
+        (None, {"num_predict": 0}, WINDOW, 0),
         (None, {"num_predict": -1}, WINDOW, -1),  # the user's own word, also for ten windows
         (None, None, WINDOW, WINDOW),
         (None, None, None, 4096),

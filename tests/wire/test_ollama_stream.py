@@ -165,7 +165,7 @@ def test_an_end_without_done_is_truncated(body: bytes) -> None:
 
 def test_a_reason_without_done_is_told() -> None:
     with pytest.raises(e.Truncated, match="without done: true, though with done_reason 'stop'"):
-        decode(line("a", done_reason="stop"))
+        decode(line("a"), line("b", done_reason="stop"))
 
 
 @pytest.mark.parametrize("reason", ["load", "unload"])
@@ -201,6 +201,22 @@ def test_an_answer_in_one_piece_comes_at_its_end() -> None:
 def test_thoughts_come_before_the_text_and_the_calls_of_their_line() -> None:
     events = decode(last(content="b", message={"thinking": "a", "tool_calls": [call()]}))
     assert [type(event) for event in events] == [ReasoningDelta, TextDelta, ToolCall, Done]
+
+
+@pytest.mark.parametrize("reason", ["stop", None])
+def test_the_last_line_may_hold_text(reason: str | None) -> None:
+    assert text(decode(line("a"), last(reason, "b"))) == "ab"
+
+
+def test_nothing_that_comes_beside_text_is_lost() -> None:
+    beside = [{"thinking": "hm"}, {"tool_calls": [call("w")]}]
+    bare = json.dumps({"model": "m", "message": {"content": "d", "tool_calls": [call("x")]}, "done": False}).encode()
+    events = decode(line("a"), *(line("b", message=more) for more in beside), bare + b"\n", last())
+    assert (text(events), thought(events), [one.name for one in calls(events)]) == ("abbd", "hm", ["w", "x"])
+
+
+def test_a_line_without_text_makes_no_event() -> None:
+    assert [type(event) for event in decode(line(""), line("a"), line(""), line("b"), last())] == [TextDelta, TextDelta, Done]  # fmt: skip
 
 
 def test_a_call_is_handed_over_when_it_comes() -> None:

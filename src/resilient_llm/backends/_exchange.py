@@ -130,16 +130,22 @@ class Exchange:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None and not self._ended and self._decoder.finishing:
-            with anyio.move_on_after(DRAIN_TIME):
-                try:
-                    await self._iterator.__anext__()  # what follows the last event is the end, or we hang up
-                except StopAsyncIteration:
-                    self._ended = True
-                except Exception as broken:  # the answer is whole; how its connection ends is no matter
-                    if classify(broken, begun=True) is None:
-                        raise
-        await self._close()
+        try:
+            if error is None and not self._ended and self._decoder.finishing:
+                await self._drain()
+        finally:
+            await self._close()
+
+    async def _drain(self) -> None:
+        """After the last event only the end is worth reading, or we hang up."""
+        with anyio.move_on_after(DRAIN_TIME):
+            try:
+                await self._iterator.__anext__()
+            except StopAsyncIteration:
+                self._ended = True
+            except Exception as broken:  # the answer is whole; how its connection ends is no matter
+                if classify(broken, begun=True) is None:
+                    raise
 
     async def _close(self) -> None:
         """Gives the connection back. Detached, so that neither cancellation nor a slow transport can stop it."""
@@ -151,9 +157,11 @@ class Exchange:
             return
 
         async def close() -> None:
-            if isinstance(self._iterator, AsyncGenerator):
-                await self._iterator.aclose()
-            await answer.body.aclose()  # type: ignore[attr-defined]
+            try:
+                if isinstance(self._iterator, AsyncGenerator):
+                    await self._iterator.aclose()
+            finally:
+                await answer.body.aclose()  # type: ignore[attr-defined]
 
         job = self._detached.spawn(close)
         with anyio.move_on_after(CLOSE_TIME, shield=True):

@@ -31,10 +31,12 @@ from resilient_llm.testing._faults import (
 )
 from resilient_llm.testing._ollama import FakeOllama
 from resilient_llm.testing._openai import FakeOpenAI
-from resilient_llm.testing._script import Recorded, Step
+from resilient_llm.testing._script import Action, Answer, Recorded, Step
 from resilient_llm.testing._server import FakeServer
 
 __all__ = [
+    "Action",
+    "Answer",
     "FakeBackend",
     "FakeOllama",
     "FakeOpenAI",

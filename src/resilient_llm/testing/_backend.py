@@ -15,9 +15,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import anyio.lowlevel
 
 from resilient_llm._errors import ConfigError
-from resilient_llm._types import ChatRequest, Request, Zone
+from resilient_llm._types import ZONES, ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm.backends.base import Batches
 from resilient_llm.testing._play import PLAYED, Asked, Batch, Move, Opened, Played, moves
@@ -83,6 +84,8 @@ class FakeBackend:
             least = 0 if what in ("connects", "loads") else 1
             if value is not None and not value >= least:
                 raise ConfigError(f"{what}: {value!r} is not a number of {least} or more")
+        if zone not in (None, *ZONES):
+            raise ConfigError(f"zone: {zone!r} is not one of {', '.join(ZONES)}")
         self._script: Script[Played] = Script(script, Echo(), lambda step: isinstance(step, PLAYED), _WANTED)
         self.name, self.model, self.provider = name, model or name, provider
         self.local, self.window, self.slots = local, window, slots

@@ -235,7 +235,7 @@ async def _pause(seconds: float) -> None:
 def _call(request: h11.Request, content: bytes) -> Call:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
     path = request.target.decode("latin-1").partition("?")[0]
-    return Call(request.method.decode("latin-1"), path, headers, _json(content), len(content), time.monotonic())
+    return Call(request.method.decode("latin-1"), path, headers, _json(content), time.monotonic(), not content)
 
 
 def _json(content: bytes) -> Any:

@@ -33,7 +33,7 @@ _ARGUMENTS: Final = (
 
 def refusal(call: Call) -> Status | None:
     """What is wrong with the body of a request for a model."""
-    if not call.size:
+    if call.empty:
         return Status(400, "missing request body")
     if call.json is None:
         return Status(400, "unexpected EOF")

@@ -253,14 +253,14 @@ class Loads:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Call:
-    """One HTTP request, read whole; `size` is that of its body in bytes, `json` is `None` where that is no JSON."""
+    """One HTTP request, read whole; `json` is `None` where its body is none, or where it is `empty`."""
 
     method: str
     path: str
     headers: dict[str, str]
-    json: Any
-    size: int
-    began: float
+    json: Any = None
+    began: float = 0.0
+    empty: bool = False
 
     def __repr__(self) -> str:
         return f"Call({self.method} {self.path})"

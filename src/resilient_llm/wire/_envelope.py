@@ -1,24 +1,35 @@
 """Finds the error in what a server sent: message, codes and status, however they are wrapped.
 
-It exists because sixteen servers wrap errors in ten ways: flat, nested, in arrays, as JSON inside a string, as a list
-of validation details, as HTML, as nothing. Rules of the file: only known keys are followed, because servers echo the
-request beside their message; whatever cannot be read is left out, nothing raises.
+It exists because sixteen servers wrap errors in eleven ways: flat, nested, in arrays, as JSON inside a string, as a
+list of validation details, as HTML, as nothing. Rules of the file: only known keys are followed, because servers echo
+the request beside their message; what is cut off is read as far as it goes; whatever cannot be read is left out,
+nothing raises; a name that a server gives (a code, a field, a category) is a word of a bounded length, or not there.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import from_json
 
 _LEVELS = 8  # three envelopes of two steps each, and two for the details
+_MANY = 8  # elements of a list, categories of a filter
 _MESSAGES = ("message", "msg", "faultstring", "error_description", "title")
 _CODES = ("code", "type", "error_type", "errorcode", "status", "limit_source", "reason", "quotaId")
-_INNER = ("error", "fault", "detail", "innererror", "metadata", "raw", "details", "violations", "errors", "message")
+_STATUSES = ("code", "raw_status_code", "status_code", "status")  # not TGI's `http_status_code`: it is always 422
+_INNER = (
+    "error", "fault", "detail", "innererror", "provider_specific_fields", "metadata", "raw", "details", "violations",
+    "errors", "message",
+)  # fmt: skip
+_FILTERS = ("content_filter_result", "content_filter_results")  # Azure
 _SIZES = {"n_prompt_tokens": "tokens", "n_ctx": "limit"}  # llama.cpp
 _STATUS = re.compile(r"[45]\d\d", re.ASCII)
+_CODE = re.compile(r"[A-Za-z][\w.:-]{0,99}", re.ASCII)  # xAI's are sentences: they are told apart, but not shown
+_FIELD = re.compile(r"[\w.\[\]-]{1,100}", re.ASCII)
+_CATEGORY = re.compile(r"[A-Za-z][\w ./-]{0,49}", re.ASCII)
+_CUT: tuple[Literal[False], Literal["trailing-strings"]] = (False, "trailing-strings")
 
 
 @dataclass(slots=True)
@@ -31,6 +42,7 @@ class Envelope:
         param: the field that the server blames.
         status: the HTTP status that the body claims.
         sizes: `tokens` and `limit`, where the server counts them.
+        categories: what a content filter stopped.
         json: the parsed body.
     """
 
@@ -39,12 +51,13 @@ class Envelope:
     param: str | None = None
     status: int | None = None
     sizes: dict[str, int] = field(default_factory=dict)
+    categories: tuple[str, ...] = ()
     json: object = None
 
     @property
     def code(self) -> str | None:
         """The server's own word for the error: the first that is one and not a number."""
-        return next((code for code in self.codes if not code.isdigit()), None)
+        return next((code for code in self.codes if _CODE.fullmatch(code)), None)
 
 
 def open_envelope(body: bytes | object) -> Envelope:
@@ -55,21 +68,32 @@ def open_envelope(body: bytes | object) -> Envelope:
     return found
 
 
+def filtered(results: object) -> tuple[str, ...]:
+    """The categories that stopped the text, in one of Azure's lists of them; the others were only looked at."""
+    if not isinstance(results, dict):
+        return ()
+    hits = [name for name, result in results.items() if isinstance(result, dict) and result.get("filtered") is True]
+    return tuple(name for name in hits[:_MANY] if _CATEGORY.fullmatch(name))
+
+
 def _parsed(text: bytes | str) -> object:
-    try:
-        return from_json(text)
-    except ValueError:  # HTML, an empty body, plain text
-        if isinstance(text, str):
-            return text
-        stripped = text.strip()
-        return None if stripped.startswith(b"<") else stripped[:4096].decode("utf-8", "replace")
+    """JSON, whole or cut off; else the text itself. HTML says nothing, and broken JSON holds what it echoes."""
+    for partial in _CUT:
+        try:
+            return from_json(text, allow_partial=partial)
+        except ValueError:
+            continue
+    if isinstance(text, str):
+        return text
+    stripped = text.strip()
+    return None if stripped[:1] in (b"<", b"{", b"[") else stripped[:4096].decode("utf-8", "replace")
 
 
 def _walk(value: object, found: Envelope, levels: int) -> None:
     if not levels:
         return
     if isinstance(value, list):
-        for one in value[:8]:
+        for one in value[:_MANY]:
             _walk(one, found, levels - 1)
     elif isinstance(value, str):
         if value.lstrip()[:1] in ("{", "["):
@@ -95,18 +119,35 @@ def _fields(value: dict[str, Any], found: Envelope) -> None:
     for key in _CODES:
         code = value.get(key)
         if isinstance(code, str) and code:
-            found.codes.append(code.lower())
-    for key in ("code", "status_code", "status"):
+            found.codes.append(code[:1000].lower())
+    for key in _STATUSES:
         code = value.get(key)
-        if not isinstance(code, bool) and isinstance(code, (int, str)) and _STATUS.fullmatch(str(code)[:9]):
+        if type(code) is int and 400 <= code <= 599:
+            found.status = code
+        elif isinstance(code, str) and _STATUS.fullmatch(code):
             found.status = int(code)
-    param = value.get("param")
-    where = value.get("loc")
-    if isinstance(param, str) and param:
-        found.param = param
-    elif isinstance(where, list) and where:
-        found.param = str(where[-1])[:100]
     for key, name in _SIZES.items():
         size = value.get(key)
-        if isinstance(size, int) and not isinstance(size, bool):
+        if type(size) is int and 0 <= size < 10**15:
             found.sizes[name] = size
+    _blamed(value, found)
+    _stopped(value, found)
+
+
+def _blamed(value: dict[str, Any], found: Envelope) -> None:
+    """The field: `param`, or pydantic's path to it, `["body", "stream_options"]`."""
+    param, where = value.get("param"), value.get("loc")
+    if isinstance(where, list) and (found.param is None or value.get("type") == "extra_forbidden"):
+        param = ".".join(str(step) for step in where[:9] if step != "body")
+    if isinstance(param, str) and _FIELD.fullmatch(param):
+        found.param = param
+
+
+def _stopped(value: dict[str, Any], found: Envelope) -> None:
+    reasons = value.get("reasons")  # OpenRouter, of its moderation
+    if isinstance(reasons, list):
+        found.categories = tuple(
+            reason for reason in reasons[:_MANY] if isinstance(reason, str) and _CATEGORY.fullmatch(reason)
+        )
+    for key in _FILTERS:
+        found.categories = filtered(value.get(key)) or found.categories

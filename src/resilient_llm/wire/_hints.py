@@ -29,6 +29,8 @@ _PROSE = re.compile(
 )
 _LOOKED_AT = 4096  # characters of a message; the hint is never further in, an echoed prompt may be
 _NODES = 500  # of a body; Gemini's RetryInfo is among the first twenty
+_BODY = ("retryDelay", "resets_at", "headers")  # Gemini; OpenRouter's budgets; what OpenRouter quotes
+_QUOTED = "llm_provider-"  # LiteLLM puts this before a header of the server behind it
 
 _LONGEST = 366 * 86400.0  # seconds; more is no hint but a unit misread
 _REQUEST_IDS = (
@@ -38,6 +40,7 @@ _REQUEST_IDS = (
     "mistral-correlation-id",
     "x-generation-id",  # OpenRouter
     "inference-id",  # Cerebras
+    "x-litellm-call-id",
     "cf-ray",  # any server behind Cloudflare, last because it names the hop and not the request
 )
 
@@ -58,14 +61,20 @@ def retry_after(
         now: the wall clock, in seconds since the epoch; dates and epochs are counted from it.
 
     Returns:
-        From the first of these that can be read: `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after`,
-        `RetryInfo.retryDelay`, the message, the reset time of a bucket whose `remaining` is 0 (the latest, if several
-        are). Negative, not finite or longer than a year: not a hint, the next source is asked. Not clamped otherwise.
+        From the first of these that can be read: `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after`, the same of
+        the server behind a proxy, `RetryInfo.retryDelay`, `resets_at`, the message, the reset time of a bucket whose
+        `remaining` is 0 (the latest, if several are). Negative, not finite or longer than a year: not a hint, the next
+        source is asked. Not clamped otherwise.
     """
     for seconds in _candidates(headers, message, body, now):
         if seconds is not None and 0 <= seconds <= _LONGEST:  # also turns NaN away
             return seconds
     return None
+
+
+def should_retry(headers: Mapping[str, str]) -> bool | None:
+    """What the server itself says of a repeat: `x-should-retry`, which OpenAI and Anthropic send."""
+    return {"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower())
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
@@ -80,12 +89,14 @@ def request_id(headers: Mapping[str, str]) -> str | None:
 def _candidates(
     headers: Mapping[str, str], message: str, body: object, now: Callable[[], float]
 ) -> Iterator[float | None]:
-    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
-        milliseconds = _number(headers.get(name, ""))
-        yield None if milliseconds is None else milliseconds / 1000
-    yield _wait(headers.get("retry-after", ""), now)
+    for prefix in ("", _QUOTED):
+        for name in ("retry-after-ms", "x-ms-retry-after-ms"):
+            milliseconds = _number(headers.get(prefix + name, ""))
+            yield None if milliseconds is None else milliseconds / 1000
+        yield _wait(headers.get(prefix + "retry-after", ""), now)
     found = dict(_search(body))
     yield _delay(found.get("retryDelay"), now)
+    yield _delay(found.get("resets_at"), now)
     prose = _PROSE.search(message[:_LOOKED_AT])
     yield _duration(prose[1]) if prose else None
     yield _exhausted(headers, now)
@@ -142,14 +153,14 @@ def _delay(value: object, now: Callable[[], float]) -> float | None:
 
 
 def _search(body: object) -> list[tuple[str, Any]]:
-    """The fields named `retryDelay` and `headers`, wherever they stand. The outermost comes last and so wins."""
+    """The fields that hold a hint, wherever they stand. The outermost comes last and so wins."""
     todo: list[object] = [body]
     found: list[tuple[str, Any]] = []
     for node in todo:
         if len(todo) > _NODES:
             break
         if isinstance(node, Mapping):
-            found += [(name, node[name]) for name in ("retryDelay", "headers") if name in node]
+            found += [(name, node[name]) for name in _BODY if name in node]
             todo.extend(node.values())
         elif isinstance(node, list):
             todo.extend(node)

@@ -56,7 +56,7 @@ class Profile:
         return self.reasoning[request.reasoning].get("reasoning_effort") == "none"
 
 
-_OPENAI = re.compile("openai|azure")
+_OPENAI = "openai|azure"
 _REASONER = Profile(
     max_tokens_field="max_completion_tokens",
     system_role="developer",
@@ -64,13 +64,13 @@ _REASONER = Profile(
     reasons_by_default=True,
 )
 # Who reasons by default, and what is refused then: pydantic-ai's table of OpenAI's models, checked live in July 2026.
-PROFILES: tuple[tuple[re.Pattern[str], re.Pattern[str], Profile], ...] = (
-    (_OPENAI, re.compile(r"o1-(mini|preview)"), replace(_REASONER, system_role="system")),
-    (_OPENAI, re.compile(r"gpt-5[\w.]*-chat"), Profile("max_completion_tokens")),
-    (_OPENAI, re.compile(r"gpt-5\.[1-4](?!.*(codex|pro))"), replace(_REASONER, reasons_by_default=False)),
+PROFILES: tuple[tuple[str, str, Profile], ...] = (
+    (_OPENAI, r"o1-(mini|preview)", replace(_REASONER, system_role="system")),
+    (_OPENAI, r"gpt-5[\w.]*-chat", Profile("max_completion_tokens")),
+    (_OPENAI, r"gpt-5\.[1-4](?!.*(codex|pro))", replace(_REASONER, reasons_by_default=False)),
     # "none" came with 5.1; before it, "minimal" is the least
-    (_OPENAI, re.compile(r"gpt-5(?!\.)"), replace(_REASONER, reasoning=_effort(none="minimal"))),
-    (_OPENAI, re.compile(r"gpt-5|o\d"), _REASONER),
+    (_OPENAI, r"gpt-5(?!\.)", replace(_REASONER, reasoning=_effort(none="minimal"))),
+    (_OPENAI, r"gpt-5|o\d", _REASONER),
 )
 
 
@@ -78,7 +78,7 @@ def profile_for(provider: str, model: str) -> Profile:
     """The dialect of a model at a provider (`openai`, `azure`, …); the common one if nothing else is known."""
     name = model.rpartition("/")[2].lower()
     for providers, models, profile in PROFILES:
-        if providers.fullmatch(provider.lower()) and models.match(name):
+        if re.fullmatch(providers, provider.lower()) and re.match(models, name):
             return profile
     return Profile()
 

@@ -1,0 +1,144 @@
+"""On real sockets: cancelled at any point, a thousand times over, no connection, slot or place in a pool is lost."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import anyio
+import anyio.to_thread
+import httpx2
+import pytest
+
+from resilient_llm import AsyncClient, Ollama, OpenAICompatible, Retry, Route
+from resilient_llm._detached import running_loop
+from resilient_llm.testing import FakeOllama, FakeOpenAI, FakeServer, cut, say, slow_close, stall, status
+
+from .kit import REAL, assert_nothing_held, cancelled_at, living_tasks
+
+pytestmark = [pytest.mark.anyio, REAL]
+STREAMS = 1000
+
+
+async def chat(llm: AsyncClient) -> None:
+    await llm.chat("hi")
+
+
+async def stream(llm: AsyncClient) -> None:
+    async with llm.stream("hi") as events:
+        async for _ in events:
+            pass
+
+
+async def embed(llm: AsyncClient) -> None:
+    await llm.embed(["one", "two"])
+
+
+def hosted(server: FakeServer, **options: object) -> OpenAICompatible:
+    return OpenAICompatible("m", base_url=server.url, api_key="k", **options)  # type: ignore[arg-type]
+
+
+def local(server: FakeServer) -> Ollama:
+    return Ollama("llama3.2", base_url=server.url)
+
+
+async def settled(llm: AsyncClient, *servers: FakeServer) -> None:
+    """Nothing is held, no server is being waited for, and every connection that is left is idle."""
+    assert_nothing_held(llm)
+    for server in servers:
+        await anyio.to_thread.run_sync(partial(server.wait_idle, 5.0))
+    for leg in llm._legs:
+        transport = leg.backend._transport  # type: ignore[attr-defined]
+        pools = transport._loops.get(running_loop())
+        for pool, _ in pools.by_limit.values() if pools is not None else ():
+            assert all(connection.is_idle() for connection in pool.connections), pool.connections
+            assert not pool._requests
+
+
+SERVED = {
+    "an answer": (say("a", "b", "c", gap=0.001), say("no")),
+    "an error, then an answer": (status(500), say("a", "b", "c", gap=0.001)),
+    "a break, then an answer with a slow close": (cut("a"), slow_close("a", "b", seconds=0.2)),
+}
+
+
+@pytest.mark.parametrize("work", [chat, stream, embed])
+@pytest.mark.parametrize("served", SERVED)
+async def test_a_cancellation_at_every_checkpoint_leaves_no_connection_in_use(
+    work: Callable[[AsyncClient], Awaitable[None]], served: str
+) -> None:
+    first, second = SERVED[served]
+    tasks = living_tasks()
+    with FakeOllama(first) as near, FakeOpenAI(second) as far:
+        async with AsyncClient(
+            Route(local(near), retry=Retry(attempts=1), space="s"), Route(hosted(far), space="s"), timeout=5
+        ) as llm:
+            for number in range(1, 200):
+                near.evict()
+                if not await cancelled_at(number, work(llm)):  # type: ignore[arg-type]
+                    break
+                assert_nothing_held(llm)
+            await settled(llm, near, far)
+    assert 5 < number < 199
+    assert living_tasks() <= tasks + 1  # httpcore's pool may end one of its own a moment later
+
+
+async def impatient(llm: AsyncClient, rng: random.Random, count: int) -> None:
+    """So many streams, each left at a random moment between connecting and its end."""
+    for _ in range(count):
+        with anyio.move_on_after(rng.uniform(0.0, 0.05)):
+            await stream(llm)
+
+
+async def leave_many(llm: AsyncClient) -> None:
+    rng, workers = random.Random(4), 12
+    async with anyio.create_task_group() as group:
+        for _ in range(workers):
+            group.start_soon(impatient, llm, rng, STREAMS // workers + 1)
+
+
+async def all_at_once(llm: AsyncClient, count: int) -> None:
+    """Succeeds if so many streams can be open at the same time."""
+    ready = anyio.Semaphore(0)
+    with anyio.fail_after(4):
+        async with anyio.create_task_group() as group:
+
+            async def hold() -> None:
+                async with llm.stream("hi") as events:
+                    await anext(events)
+                    ready.release()
+                    await anyio.sleep_forever()
+
+            for _ in range(count):
+                group.start_soon(hold)
+            for _ in range(count):
+                await ready.acquire()
+            group.cancel_scope.cancel()
+
+
+# httpx2 leaves a generator of its own to the collector, which closes it; only trio has a word for that.
+@pytest.mark.filterwarnings("ignore:Async generator 'httpcore2:ResourceWarning")
+async def test_a_thousand_cancelled_streams_lose_no_slot_of_a_users_pool_of_ten() -> None:
+    limits = httpx2.Limits(max_connections=10)
+    with FakeOpenAI(say(*"abcd", gap=0.002)) as server:
+        async with httpx2.AsyncClient(limits=limits) as http:
+            llm = AsyncClient(hosted(server, http_client=http))
+            await leave_many(llm)
+            server.then(stall("a"))
+            await all_at_once(llm, 10)
+            await anyio.to_thread.run_sync(server.wait_idle)
+            assert_nothing_held(llm)
+            await llm.aclose()
+    assert len(server.chats) > STREAMS / 10  # most of them did begin
+
+
+async def test_a_thousand_cancelled_streams_leave_nothing_of_our_own_connections_in_use() -> None:
+    with FakeOpenAI(say(*"abcd", gap=0.002)) as server:
+        async with AsyncClient(hosted(server)) as llm:
+            await leave_many(llm)
+            await settled(llm, server)
+            server.then(stall("a"))
+            await all_at_once(llm, 64)
+            await settled(llm, server)
+    assert len(server.chats) > STREAMS / 10

@@ -1,0 +1,102 @@
+"""Typed output: asked for by schema, checked by type, and an answer that is none says so without being shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel
+
+from resilient_llm import ChatReply, ChatRequest, ConfigError, OutputInvalid, ParsedReply, Retry, Route
+from resilient_llm.errors import ServerError
+from resilient_llm.testing import FakeBackend, cut, fail, say
+
+from .kit import client, error_of
+
+pytestmark = pytest.mark.anyio
+
+
+class City(BaseModel):
+    name: str
+    inhabitants: int
+
+
+@dataclass
+class Point:
+    x: float
+    y: float
+
+
+class NoSchema:
+    """A class that pydantic knows nothing about."""
+
+
+GOOD: list[tuple[Any, str, Any]] = [
+    (City, '{"name":"Paris","inhabitants":2102650}', City(name="Paris", inhabitants=2102650)),
+    (Point, '{"x":1,"y":2.5}', Point(1, 2.5)),
+    (list[int], "[1,2,3]", [1, 2, 3]),
+    (Literal["yes", "no"], '"yes"', "yes"),
+    (int, " 42\n", 42),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "output"), GOOD)
+async def test_an_answer_of_the_type_is_parsed(kind: Any, text: str, output: Any) -> None:
+    backend = FakeBackend(say(*text))
+    reply = await client(backend).parse("hi", kind)
+    assert reply.output == output
+    assert isinstance(reply, ParsedReply)
+    assert isinstance(reply, ChatReply)
+    assert reply.text == text
+    request = backend.requests[0]
+    assert isinstance(request, ChatRequest)
+    assert request.schema is not None
+
+
+async def test_a_parsed_reply_says_what_every_reply_says() -> None:
+    first, second = FakeBackend(fail(ServerError("no")), name="a"), FakeBackend(say("42", finish="length"), name="b")
+    reply = await client(Route(first, retry=Retry(attempts=1)), second).parse("hi", int)
+    assert reply.route == "b"
+    assert [one.route for one in reply.attempts] == ["a", "b"]
+    assert reply.degraded == ("cut_at_length",)
+
+
+BAD: list[tuple[Any, str]] = [
+    (City, '{"name":"sesame"}'),
+    (City, '{"name":"sesame","inhabitants":"sesame"}'),
+    (City, "sesame"),
+    (City, '["sesame"]'),
+    (list[int], '["sesame"]'),
+    (dict[str, int], '{"sesame":"sesame"}'),
+    (dict[Literal["a"], int], '{"sesame":1}'),
+    (Literal["yes", "no"], '"sesame"'),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), BAD)
+async def test_an_answer_of_another_type_is_invalid_and_kept_but_not_shown(kind: Any, text: str) -> None:
+    error = await error_of(client(FakeBackend(say(text))).parse("hi", kind), OutputInvalid)
+    assert error.reply.text == text
+    assert (error.route, len(error.attempts)) == ("fake", 1)
+    assert "sesame" not in f"{error} {error!r} {error.args} {error.reply!r}"
+    assert error.__cause__ is None
+
+
+async def test_the_message_names_the_field_that_is_wrong() -> None:
+    error = await error_of(client(FakeBackend(say('{"name":"x"}'))).parse("hi", City), OutputInvalid)
+    assert error.message == "the answer is not a City: inhabitants: missing"
+
+
+async def test_a_parse_that_breaks_off_goes_to_the_next_route_as_a_chat_does() -> None:
+    first = Route(FakeBackend(cut("4"), name="a"), retry=Retry(attempts=1))
+    assert (await client(first, FakeBackend(say("42"), name="b")).parse("hi", int)).output == 42
+
+
+@pytest.mark.parametrize("kind", [object(), NoSchema, Callable[[], int]])
+async def test_a_type_without_a_schema_is_told_and_nothing_is_sent(kind: Any) -> None:
+    backend = FakeBackend()
+    with pytest.raises(ConfigError, match="type: "):
+        await client(backend).parse("hi", kind)
+    assert backend.requests == []
