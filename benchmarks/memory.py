@@ -55,7 +55,7 @@ async def calls(url: str, who: str) -> dict[str, int]:
 
 
 def _caller(url: str, who: str) -> Callable[[], Any]:
-    asked = [{"role": "user", "content": "Why is the sky blue?"}]
+    asked: Any = [{"role": "user", "content": "Why is the sky blue?"}]
     if who == OURS:
         from resilient_llm import AsyncClient, OpenAICompatible
 
@@ -65,7 +65,7 @@ def _caller(url: str, who: str) -> Callable[[], Any]:
         import openai
 
         create = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="key").chat.completions.create
-        return lambda: create(model="gpt-5-mini", messages=asked)  # type: ignore[call-overload]
+        return lambda: create(model="gpt-5-mini", messages=asked)
     if who == "ollama":
         import ollama
 
@@ -142,7 +142,7 @@ def _streamer(url: str, who: str) -> Callable[[str, Callable[[], Any]], Any]:
     body = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Why?"}], "stream": True}
 
     async def begin(tokens: str, started: Callable[[], Any]) -> str:
-        got = []
+        got: list[bytes] = []
         async with client.stream("POST", f"{url}/{tokens}/v1/chat/completions", json=body) as response:
             async for piece in response.aiter_raw():
                 if not got:

@@ -19,7 +19,7 @@ from benchmarks._measure import Costs, compare
 from benchmarks._report import Row, listing, report, verdicts
 
 TOKENS, MANY = 64, 1000  # of a usual answer, and of a stream long enough that only its chunks count
-SHORT_ROUNDS, LONG_ROUNDS, IMPORT_ROUNDS = 21, 11, 11
+SHORT_ROUNDS, LONG_ROUNDS, IMPORT_ROUNDS = 21, 11, 9
 MICRO, MILLI = 1e6, 1e3
 
 

@@ -13,17 +13,18 @@ import anyio
 from pydantic import ValidationError
 
 from resilient_llm import _deadline
+from resilient_llm._call import Call
 from resilient_llm._deadline import Clock, Deadline
 from resilient_llm._engine import Engine
-from resilient_llm._errors import ClientClosed, ConfigError, LLMError, LoadTimeout, OutputInvalid
+from resilient_llm._errors import ClientClosed, LLMError, LoadTimeout, OutputInvalid
 from resilient_llm._leg import Leg, legs_from
-from resilient_llm._options import ChatOptions, request_from
+from resilient_llm._options import Asked, ChatOptions, chat_from, embed_from
 from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply, Space, Usage
 from resilient_llm._route import Plan, Route, route_from
-from resilient_llm._run import Call, Run
+from resilient_llm._run import Run
 from resilient_llm._stream import ChatStream
 from resilient_llm._tools import schema_of
-from resilient_llm._types import ChatRequest, EmbedRequest, Message, Messages, Request
+from resilient_llm._types import ChatRequest, EmbedRequest, Message, Messages
 from resilient_llm._watch import Watch
 from resilient_llm._zones import LocalOnly, ambient_limit, beyond, limit_of, strictest
 from resilient_llm.backends.base import Backend
@@ -80,11 +81,11 @@ class AsyncClient:
             DeadlineExceeded: the deadline came first.
             AllRoutesFailed: more than one route was tried. If it was one, its own error is raised.
         """
-        request = request_from(messages, options)
-        call = self._call(request, options.get("timeout"), options.get("local_only"), options.get("conversation"))
-        del messages, options  # an error's traceback shows the locals of this frame to whoever prints them
-        run = await self._engine.open(call)
-        return run.reply()
+        try:
+            asked = chat_from(messages, options)
+        finally:
+            del messages, options  # an error's traceback shows the locals of this frame to whoever prints them
+        return (await self._engine.open(self._call(asked))).reply()
 
     def stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
         """Asks, and gives the answer as it comes: `async with llm.stream(…) as stream`. Arguments as for `chat`.
@@ -92,13 +93,13 @@ class AsyncClient:
         Raises:
             ConfigError: an argument has no meaning. The rest is raised on entering and iterating.
         """
-        request = request_from(messages, options)
-        timeout, local_only = options.get("timeout"), options.get("local_only")
-        conversation = options.get("conversation")
-        del messages, options
+        try:
+            asked = chat_from(messages, options)
+        finally:
+            del messages, options
 
         async def start() -> Run:
-            return await self._engine.open(self._call(request, timeout, local_only, conversation, whole=False))
+            return await self._engine.open(self._call(asked, whole=False))
 
         return ChatStream(start, self._engine.reopen)
 
@@ -115,18 +116,20 @@ class AsyncClient:
             LLMError: as `chat`.
         """
         adapter, schema = schema_of(type)
-        request = request_from(messages, options, schema)
-        call = self._call(request, options.get("timeout"), options.get("local_only"), options.get("conversation"))
-        del messages, options
-        reply = (await self._engine.open(call)).reply()
+        try:
+            asked = chat_from(messages, options, schema)
+        finally:
+            del messages, options
+        reply = (await self._engine.open(self._call(asked))).reply()
         try:
             output = adapter.validate_json(reply.text)
         except ValidationError as error:
             wrong = _first(error, schema)
-            invalid = OutputInvalid(f"the answer is not a {getattr(type, '__name__', type)}: {wrong}")
-            invalid.reply, invalid.route, invalid.attempts = reply, reply.route, reply.attempts
-            raise invalid from None
-        return ParsedReply(**{name: getattr(reply, name) for name in ChatReply.__dataclass_fields__}, output=output)
+        else:
+            return ParsedReply(**{name: getattr(reply, name) for name in ChatReply.__dataclass_fields__}, output=output)
+        invalid = OutputInvalid(f"the answer is not a {getattr(type, '__name__', type)}: {wrong}")
+        invalid.reply, invalid.route, invalid.attempts = reply, reply.route, reply.attempts
+        raise invalid  # out here, because pydantic's error, which holds the answer, would be its context
 
     async def embed(
         self, texts: str | Sequence[str], *, timeout: float | None = None, local_only: LocalOnly = None
@@ -141,9 +144,11 @@ class AsyncClient:
         Raises:
             LLMError: as `chat`.
         """
-        request = EmbedRequest(_texts(texts))
-        del texts
-        call = self._call(request, timeout, local_only)
+        try:
+            request = embed_from(texts)
+        finally:
+            del texts
+        call = self._call(Asked(request, timeout, local_only))
         vectors: list[list[float]] = []
         usage, run = Usage(), None
         for start in range(0, len(request.texts), BATCH):
@@ -208,18 +213,16 @@ class AsyncClient:
         endless = Limits(math.inf, math.inf, math.inf, math.inf)
         return Watch(Deadline(math.inf, math.inf), endless, self._clock, zone=strictest(self._limit, ambient_limit()))
 
-    def _call(
-        self, request: Request, timeout: float | None, local_only: LocalOnly, conversation: str | None = None, *,
-        whole: bool = True,
-    ) -> Call:  # fmt: skip
+    def _call(self, asked: Asked, *, whole: bool = True) -> Call:
         self._check_open()
+        request = asked.request
         local = any(leg.local for leg in self._legs)
         default = (DEADLINE_CHAT if isinstance(request, ChatRequest) else DEADLINE_EMBED)[local]
-        given = self._timeout if timeout is None else timeout
+        given = self._timeout if asked.timeout is None else asked.timeout
         private = limit_of(True) if request.private else None
-        zone = strictest(limit_of(local_only), self._limit, ambient_limit(), private)
+        zone = strictest(limit_of(asked.local_only), self._limit, ambient_limit(), private)
         deadline = _deadline.take(given, self._clock, default)
-        return Call(request, deadline, self._clock, whole=whole, zone=zone, conversation=conversation)
+        return Call(request, deadline, self._clock, whole=whole, zone=zone, conversation=asked.conversation)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -266,20 +269,11 @@ class AsyncClient:
 
 
 def _first(error: ValidationError, schema: object) -> str:
-    """What is wrong first, without the value that is wrong. A name that is not the schema's is the answer's: no word of it."""
+    """What is wrong first, without a word of the answer: neither the value nor a name that is not in the schema."""
     detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
     known = repr(schema)
     place = [str(part) if isinstance(part, int) or repr(part) in known else "…" for part in detail["loc"]]
     return f"{'.'.join(place) or 'value'}: {detail['type']}"
-
-
-def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
-    if isinstance(given, str):
-        return (given,)
-    try:
-        return tuple(given)
-    except TypeError:
-        raise ConfigError(f"texts: a string or a list of them is needed, not {type(given).__name__}") from None
 
 
 def _explain(number: int, leg: Leg) -> str:

@@ -18,12 +18,13 @@ import anyio
 import anyio.lowlevel
 from cachetools import TTLCache
 
+from resilient_llm._call import Call
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import AllRoutesFailed, DeadlineExceeded, LLMError, NoEligibleRoute, Rejected, Truncated
 from resilient_llm._leg import Leg
 from resilient_llm._replies import AttemptKind
 from resilient_llm._route import Plan
-from resilient_llm._run import Call, Run
+from resilient_llm._run import Run
 from resilient_llm._types import EmbedRequest
 from resilient_llm._zones import beyond
 from resilient_llm.policies import plan
@@ -182,11 +183,10 @@ class Engine:
             run.first_token(await anext(batches))
             if not whole:
                 return
-            progress, clock = run.watch.progress, run.call.clock
+            add, progress = gathered.add, run.watch.progress
             while not gathered.over:
-                gathered.add(await anext(batches))
-                progress()
-                run.heard = clock()
+                add(await anext(batches))
+                run.heard = progress()
         except StopAsyncIteration:
             raise Truncated("the answer ended without the server saying that it was done") from None
 

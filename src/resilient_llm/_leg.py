@@ -8,7 +8,7 @@ from typing import Any
 
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import ConfigError, ContextOverflow, LLMError
-from resilient_llm._route import Route
+from resilient_llm._route import Route, backend_of
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm.policies import plan, timeouts
 from resilient_llm.policies.breaker import CircuitBreaker
@@ -28,7 +28,7 @@ class Leg:
     """
 
     def __init__(self, route: Route, name: str, clock: Clock, shared: Bulkhead | None) -> None:
-        backend = route.backend
+        backend = backend_of(route)
         self.route, self.backend, self.name = route, backend, name
         self.provider: str = getattr(backend, "provider", "custom")
         self.model: str = getattr(backend, "model", backend.name)
@@ -40,7 +40,8 @@ class Leg:
         self.budget = route.budget or RetryBudget(burst=5 if self.local else 10)
         self.breaker = route.breaker or CircuitBreaker()
         slots = getattr(backend, "slots", None) or (1 if self.local else HOSTED_SLOTS)
-        self.bulkhead = route.bulkhead or shared or Bulkhead(slots)
+        self.bulkhead = route.bulkhead or shared or Bulkhead()
+        self.bulkhead.resolve(slots)
         self.guard = route.guard or ContextGuard()
         self.streams = route.streams is not False
         self.space = route.space or self.model
@@ -123,14 +124,14 @@ def legs_from(routes: Sequence[Route], clock: Clock) -> list[Leg]:
     queues: dict[str, Bulkhead] = {}
     taken: set[str] = set()
     for route in routes:
-        name = route.name or route.backend.name
+        name = route.name or backend_of(route).name
         if route.name and name in taken:
             raise ConfigError(f"routes: two are named {name!r}; give each its own name")
         number, base = 2, name
         while name in taken:
             name, number = f"{base}#{number}", number + 1
         taken.add(name)
-        origin = getattr(route.backend, "origin", name)
+        origin = getattr(backend_of(route), "origin", name)
         leg = Leg(route, name, clock, queues.get(origin))
         if route.bulkhead is None:
             queues.setdefault(origin, leg.bulkhead)

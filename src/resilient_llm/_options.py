@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypedDict, TypeVar
 
+from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._tools import ToolLike, tools_from
-from resilient_llm._types import ChatRequest, Messages, Reasoning, messages_from
+from resilient_llm._types import ChatRequest, EmbedRequest, Messages, Reasoning, Request, messages_from
 from resilient_llm._zones import LocalOnly
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class ChatOptions(TypedDict, total=False):
@@ -46,8 +52,36 @@ class ChatOptions(TypedDict, total=False):
     extra: Mapping[str, Any] | None
 
 
-def request_from(messages: Messages, options: ChatOptions, schema: Mapping[str, Any] | None = None) -> ChatRequest:
-    """The request that a call's arguments mean; `timeout`, `conversation` and `local_only` are not part of it.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a call's arguments mean: the request, and what of them is no part of it. Its `repr` holds no text."""
+
+    request: Request
+    timeout: float | None = None
+    local_only: LocalOnly = None
+    conversation: str | None = None
+
+
+def _alone(make: Callable[P, R]) -> Callable[P, R]:
+    """What goes wrong in there is raised without the frames below: they hold what was asked."""
+
+    @wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return make(*args, **kwargs)
+        except (LLMError, TypeError) as error:
+            wrong = error.with_traceback(None)
+            wrong.__context__ = None
+        finally:
+            del args, kwargs
+        raise wrong from None
+
+    return made
+
+
+@_alone
+def chat_from(messages: Messages, options: ChatOptions, schema: Mapping[str, Any] | None = None) -> Asked:
+    """The chat that a call's arguments mean.
 
     Raises:
         ConfigError: an argument has no meaning.
@@ -58,19 +92,39 @@ def request_from(messages: Messages, options: ChatOptions, schema: Mapping[str, 
         raise TypeError(
             f"unexpected keyword argument {min(unknown)!r}; there are {', '.join(ChatOptions.__annotations__)}"
         )
-    made = messages_from(messages, options.get("system"))
-    del messages  # an error's traceback shows the locals of this frame to whoever prints them
-    stop = options.get("stop")
-    return ChatRequest(
-        messages=made,
+    extra, conversation = options.get("extra") or {}, options.get("conversation")
+    if not isinstance(extra, Mapping):
+        raise ConfigError(f"extra: a dict is needed, not {type(extra).__name__}")
+    if not isinstance(conversation, str | None):
+        raise ConfigError(f"conversation: a string is needed, not {type(conversation).__name__}")
+    request = ChatRequest(
+        messages=messages_from(messages, options.get("system")),
         max_tokens=options.get("max_tokens"),
         temperature=options.get("temperature"),
         seed=options.get("seed"),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
+        stop=_words("stop", options.get("stop")),
         tools=tools_from(options.get("tools")),
         tool_choice=options.get("tool_choice"),
         reasoning=options.get("reasoning"),
         schema=schema,
-        extra=dict(options.get("extra") or {}),
-        tags=tuple(options.get("tags") or ()),
+        extra=dict(extra),
+        tags=_words("tags", options.get("tags")),
     )
+    return Asked(request, options.get("timeout"), options.get("local_only"), conversation)
+
+
+@_alone
+def embed_from(texts: str | Sequence[str]) -> EmbedRequest:
+    """The embedding of these texts.
+
+    Raises:
+        ConfigError: there are none, or one is none.
+    """
+    return EmbedRequest(_words("texts", texts))
+
+
+def _words(name: str, given: str | Sequence[str] | None) -> tuple[str, ...]:
+    try:
+        return (given,) if isinstance(given, str) else tuple(given or ())
+    except TypeError:
+        raise ConfigError(f"{name}: a string or a list of them is needed, not {type(given).__name__}") from None

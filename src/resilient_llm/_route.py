@@ -48,7 +48,7 @@ class Route:
         ConfigError: an argument has no meaning; the message names it.
     """
 
-    backend: Backend
+    backend: Backend | str  # of a string it makes the backend at once
     _: KW_ONLY
     name: str | None = None
     zone: Zone | None = None
@@ -80,6 +80,12 @@ class Route:
         plain = {"backend", "on_break"} if self.on_break == "raise" else {"backend"}
         given = [f"{name}={value!r}" for name in self.__slots__ if name not in plain and (value := getattr(self, name))]
         return f"Route({', '.join([repr(self.backend), *given])})"
+
+
+def backend_of(route: Route) -> Backend:
+    """The backend of a route, which is no string any more."""
+    assert not isinstance(route.backend, str)
+    return route.backend
 
 
 Plan = Callable[[Request, Sequence[Route]], Iterable[Route]]

@@ -1,4 +1,4 @@
-"""One call and its attempts: what they hold, what they gathered, and the account of both.
+"""One attempt of a call: what it holds, what it gathered, and the account of it.
 
 A `Run` is an attempt while it runs. However it ends (an answer, an error, a cancellation, a stream that was dropped),
 its end comes once, is synchronous, and gives back the slot, tells the breaker and writes the record.
@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from resilient_llm._deadline import Clock, Deadline
+from resilient_llm._call import Call
 from resilient_llm._errors import (
     BackendFailed,
     DeadlineExceeded,
@@ -33,7 +33,7 @@ from resilient_llm._replies import (
     Timings,
     Vectors,
 )
-from resilient_llm._types import ChatRequest, Request, ToolCall, Zone
+from resilient_llm._types import ChatRequest, ToolCall
 from resilient_llm._watch import Watch
 from resilient_llm.backends.base import Batches
 from resilient_llm.policies.breaker import Permit
@@ -42,53 +42,6 @@ from resilient_llm.wire import WireEvent
 
 SLOW = 5.0  # seconds without an event after which an attempt that someone cuts says something about the server
 log = logging.getLogger("resilient_llm")
-
-
-class Call:
-    """What the caller asked for, and what has happened to it so far."""
-
-    __slots__ = (
-        "attempts", "backoff", "clock", "conversation", "deadline", "earlier", "failures", "request", "restarted", "started",
-        "whole", "zone",
-    )  # fmt: skip
-
-    def __init__(
-        self, request: Request, deadline: Deadline, clock: Clock, *,
-        whole: bool, zone: Zone | None, conversation: str | None,
-    ) -> None:  # fmt: skip
-        self.request, self.deadline, self.clock = request, deadline, clock
-        self.whole, self.zone, self.conversation = whole, zone, conversation
-        self.started = clock()
-        self.attempts: list[Attempt] = []
-        self.earlier = 0  # attempts of the parts before this one
-        self.failures: dict[Leg, LLMError] = {}
-        self.backoff = 0.0
-        self.restarted = False
-
-    def left(self) -> float:
-        """Seconds until the first token must be there."""
-        return self.deadline.left(self.clock())
-
-    def part(self, request: Request) -> Call:
-        """A call for a part of it, with the same deadline; the attempts of all parts are told together."""
-        part = Call(
-            request, self.deadline, self.clock, whole=self.whole, zone=self.zone, conversation=self.conversation
-        )
-        part.started, part.attempts, part.earlier = self.started, self.attempts, len(self.attempts)
-        return part
-
-    def failed(self, leg: Leg, error: LLMError) -> None:
-        """Keeps the last error of each route, in order."""
-        error.route = error.route or leg.name
-        self.failures.pop(leg, None)
-        self.failures[leg] = error
-
-    def tried(self, leg: Leg) -> int:
-        """The attempts on this route so far."""
-        return sum(one.route == leg.name for one in self.attempts[self.earlier :])
-
-    def __repr__(self) -> str:
-        return f"Call({self.request!r}, {len(self.attempts)} attempts)"
 
 
 class Gathered:

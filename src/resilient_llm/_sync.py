@@ -84,7 +84,10 @@ class Client:
 
     def stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> Stream:
         """As `AsyncClient.stream`: `with llm.stream(…) as stream`."""
-        return Stream(self._begin, self._llm.stream(messages, **options))
+        try:
+            return Stream(self._begin, self._llm.stream(messages, **options))
+        finally:
+            del messages, options
 
     def models(self) -> dict[str, tuple[str, ...]]:
         """As `AsyncClient.models`."""
@@ -113,8 +116,7 @@ class Client:
             raise
 
     def _begin(self, errand: Errand[Any]) -> None:
-        if self._portal is not None:
-            self._portal.check()
+        self._check_thread()
         with self._lock:
             if self._closed:
                 raise ClientClosed("the client was closed; make a new one")
@@ -123,13 +125,18 @@ class Client:
                 weakref.finalize(self, self._portal.stop).atexit = False
             self._portal.begin(errand)
 
+    def _check_thread(self) -> None:
+        """Before the lock: who holds it may be waiting for the loop's thread, which must not wait for it in turn."""
+        portal = self._portal
+        if portal is not None:
+            portal.check()
+
     def close(self) -> None:
         """Closes the client, its connections, its loop and its thread.
 
         Calls after it raise `ClientClosed`, and so do calls of other threads that are under way.
         """
-        if self._portal is not None:
-            self._portal.check()
+        self._check_thread()
         with self._lock:
             portal, self._portal, self._closed = self._portal, None, True
         if portal is not None:

@@ -7,7 +7,6 @@ only while the task reads: when the queue is full, nobody's clock runs.
 from __future__ import annotations
 
 import queue
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -107,7 +106,7 @@ class Stream:
         errand = self._errand
         if errand is None or errand.portal is None:
             raise ConfigError("stream: enter it first: with llm.stream(…) as stream")
-        if self._closed or self._ended:
+        if self._closed:
             raise StopIteration
         errand.portal.check()
         event = self._pump.get()
@@ -156,7 +155,7 @@ class Stream:
         return self._pump.stream.route
 
     def __del__(self) -> None:
-        if self._errand is None or self._errand.done or sys.is_finalizing():
+        if self._errand is None or self._errand.done:
             return
         self._errand.cancel("the stream was dropped")
         warnings.warn(f"{self!r} was dropped without being closed; use with", ResourceWarning, 2, source=self)

@@ -21,6 +21,8 @@ def tools_from(given: Sequence[ToolLike] | None) -> tuple[Tool, ...]:
     Raises:
         ConfigError: one of them is none, or a parameter of a function has no JSON schema.
     """
+    if given is not None and not isinstance(given, Sequence):
+        raise ConfigError(f"tools: a list of tools is needed, not {type(given).__name__}")
     return tuple(_tool(one) for one in given or ())
 
 

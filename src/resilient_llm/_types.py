@@ -180,7 +180,7 @@ def _tool_call(call: Any) -> Any:
     return ToolCall(name=function.get("name", ""), arguments=arguments, id=call.get("id") or "")
 
 
-Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
+Messages = str | Message | Mapping[str, Any] | Sequence[str | Message | Mapping[str, Any]]
 
 
 def messages_from(given: Messages, system: str | None = None) -> tuple[Message, ...]:
@@ -190,6 +190,8 @@ def messages_from(given: Messages, system: str | None = None) -> tuple[Message, 
         ConfigError: there are none, or one is wrong; the error names which.
     """
     items: Iterable[Any] = [given] if isinstance(given, (str, Message, Mapping)) else given
+    if system is not None and not isinstance(system, str):
+        raise ConfigError(f"system: a string is needed, not {type(system).__name__}")
     made: list[Message] = [Message("system", system)] if system is not None else []
     try:
         numbered = list(items)
@@ -227,10 +229,10 @@ class Tool:
         return f"Tool({self.name!r})"
 
 
-def _finite(name: str, value: float | None, low: float, high: float = math.inf) -> None:
-    if value is not None and not (isinstance(value, (int, float)) and low <= value <= high):
+def _number(name: str, value: float | None, low: float, high: float = math.inf, kind: Any = (int, float)) -> None:
+    if value is not None and not (isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high):
         wanted = f"between {low:g} and {high:g}" if high < math.inf else f"{low:g} or more"
-        raise ConfigError(f"{name}: {value!r} is not a number {wanted}")
+        raise ConfigError(f"{name}: {value!r} is not a {'whole ' if kind is int else ''}number {wanted}")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -258,8 +260,9 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if not self.messages:
             raise ConfigError("messages: the list is empty; give at least one message")
-        _finite("max_tokens", self.max_tokens, 1)
-        _finite("temperature", self.temperature, 0, 2)
+        _number("max_tokens", self.max_tokens, 1, kind=int)
+        _number("seed", self.seed, -(2**63), 2**63 - 1, kind=int)
+        _number("temperature", self.temperature, 0, 2)
         if self.reasoning not in (None, "none", "low", "medium", "high"):
             raise ConfigError(f"reasoning: {self.reasoning!r} is not one of none, low, medium, high")
         if not all(isinstance(word, str) and word for word in self.stop):

@@ -98,11 +98,12 @@ class Watch:
         self._rearm = now + late
         self._scope.deadline = self._ends + self._offset
 
-    def progress(self) -> None:
-        """Tokens arrived while reading under the one scope: the gap limit counts anew."""
+    def progress(self) -> float:
+        """Tokens arrived while reading under the one scope: the gap limit counts anew. Gives the instant."""
         now = self.clock()
         if now > self._rearm:
             self._arm(now)
+        return now
 
     def step(self) -> anyio.CancelScope:
         """A scope for one read of an open stream: only the time spent in reading counts against the gap limit."""

@@ -30,7 +30,7 @@ class Mocked:
     async def __call__(self, request: httpx.Request) -> httpx.Response:
         body, headers = request.content, {name.lower(): value for name, value in request.headers.items()}
         content = json.loads(body) if body else None
-        call = Call(request.method, request.url.path, headers, content, len(body), 0.0)
+        call = Call(request.method, request.url.path, headers, content)
         plan = self._fake._dialect.plan(call)
         step = plan.step or self._fake._script.take()
         self.chats += plan.kind == "chat"
@@ -49,22 +49,26 @@ class Mocked:
 
 
 class Body(httpx.AsyncByteStream):
-    """The rest of the actions, as the body of a response."""
+    """The rest of the actions, as the body of a response. No generator: trio wants to see those closed."""
 
     def __init__(self, actions: Iterator[Action]) -> None:
         self._actions = actions
         self.closed = anyio.Event()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         for action in self._actions:
             if isinstance(action, Wait):
                 await anyio.sleep(action.seconds)
             elif isinstance(action, Chunk) and action.data:
-                yield action.data
+                return action.data
             elif isinstance(action, Drop):
                 raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
             elif isinstance(action, End):
-                return
+                break
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         self.closed.set()

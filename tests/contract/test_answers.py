@@ -12,7 +12,7 @@ from typing import Any, Literal
 import anyio
 import pytest
 
-from resilient_llm import DeadlineExceeded, LLMError, RateLimited, Route, StreamInterrupted, Timeouts, ToolCall
+from resilient_llm import DeadlineExceeded, LLMError, RateLimited, StreamInterrupted, Timeouts, ToolCall
 from resilient_llm import testing as fake
 from resilient_llm.errors import (
     AuthFailed,
@@ -27,10 +27,13 @@ from resilient_llm.errors import (
     Truncated,
 )
 
-from .conftest import Provider, Setup
+from .conftest import Provider, Rig, Setup
 
-pytestmark = pytest.mark.anyio
+# A stream that is left early leaves generators of httpx and httpx2 to the collector; trio has a word for that.
+UPSTREAM = pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning")
+pytestmark = [pytest.mark.anyio, UPSTREAM]
 Form = Literal["chat", "stream"]
+FORMS: tuple[Form, ...] = ("chat", "stream")
 LATE = 0.3  # seconds that a bound may be missed by on a shared machine; the promise is 0.05
 PATIENT = Timeouts(first_token=10, between_tokens=10)
 HASTY = Timeouts(first_token=0.05, between_tokens=10)
@@ -90,51 +93,47 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("form", ["chat", "stream"])
+async def ask(on: Rig, form: Form, seen: list[str]) -> None:
+    """Asks in one of the two forms and keeps what was handed over."""
+    if form == "chat":
+        seen.append((await on.llm.chat("hi")).text)
+        return
+    async with on.llm.stream("hi") as stream:
+        async for text in stream.text():
+            seen.append(text)
+    assert stream.reply.text == "".join(seen)
+
+
 @pytest.mark.parametrize("name", CASES)
-async def test_what_a_server_does_becomes_the_same_answer_or_error(rig: Setup, form: Form, name: str) -> None:
+async def test_what_a_server_does_becomes_the_same_answer_or_error(rig: Setup, name: str) -> None:
     case = CASES[name]
     async with rig(case.step, timeouts=case.timeouts) as on:
-        seen: list[str] = []
-
-        async def ask() -> None:
-            if form == "chat":
-                seen.append((await on.llm.chat("hi")).text)
-                return
-            async with on.llm.stream("hi") as stream:
-                async for text in stream.text():
-                    seen.append(text)
-            assert stream.reply.text == "".join(seen)
-
-        if case.error is None:
-            await ask()
-            assert "".join(seen) == case.text
-        else:
+        for form in FORMS:
+            seen: list[str] = []
+            if case.error is None:
+                await ask(on, form, seen)
+                assert "".join(seen) == case.text
+                continue
             with pytest.raises(case.error) as caught:
-                await ask()
+                await ask(on, form, seen)
             error = caught.value
-            assert {name: getattr(error, name) for name in case.facts} == case.facts
+            assert {fact: getattr(error, fact) for fact in case.facts} == case.facts
             assert getattr(error, "partial", "") == case.text
             assert "".join(seen) == (case.text if form == "stream" else "")
             assert len(error.attempts) == 1
         (state,) = on.llm.snapshot().values()
         assert state["bulkhead"].inflight == 0
-        assert on.chats() <= 1
+        assert on.chats() <= len(FORMS)
 
 
-@pytest.mark.parametrize("form", ["chat", "stream"])
-async def test_a_compressed_answer_is_read_though_nobody_asked_for_it(
-    rig: Setup, provider: Provider, form: Form
-) -> None:
+async def test_a_compressed_answer_is_read_though_nobody_asked_for_it(rig: Setup, provider: Provider) -> None:
     body = gzip.compress(SAID[provider].read_bytes())
     async with rig(fake.status(200, body, {"Content-Encoding": "gzip"})) as on:
-        if form == "chat":
-            text = (await on.llm.chat("hi")).text
-        else:
-            async with on.llm.stream("hi") as stream:
-                text = "".join([piece async for piece in stream.text()])
-    assert text.startswith("Hello! This is the scripted reply")
-    assert text.endswith("goodbye.")
+        for form in FORMS:
+            seen: list[str] = []
+            await ask(on, form, seen)
+            text = "".join(seen)
+            assert (text[:11], text[-8:]) == ("Hello! This", "goodbye.")
 
 
 async def test_a_compressed_error_is_read(rig: Setup) -> None:
@@ -173,7 +172,9 @@ async def test_the_models_are_listed(rig: Setup) -> None:
         assert models
 
 
-@pytest.mark.parametrize("step", [fake.hang(), fake.stall("hel"), fake.comments(gap=0.01)], ids=["hang", "stall", "alive"])
+@pytest.mark.parametrize(
+    "step", [fake.hang(), fake.stall("hel"), fake.comments(gap=0.01)], ids=["hang", "stall", "alive"]
+)
 async def test_a_deadline_holds(rig: Setup, step: fake.Step) -> None:
     async with rig(step, timeouts=PATIENT) as on:
         await on.llm.models()  # the connection is there

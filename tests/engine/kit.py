@@ -6,6 +6,7 @@ Virtual time is for fakes: a loop that jumps over its waits also jumps over thos
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import selectors
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -21,7 +22,7 @@ from resilient_llm import AsyncClient, ChatReply, LLMError, RetryBudget
 from resilient_llm.testing import FakeBackend
 
 T = TypeVar("T")
-LATE = 0.3  # seconds over its bound that a call on real sockets is allowed on a shared machine; the promise is 0.05
+LATE = 0.5  # seconds over its bound that a call on real sockets is allowed on a shared machine; the promise is 0.05
 DEADLOCK = 5.0  # real seconds after which a virtual loop that waits for nothing is taken to be stuck
 REAL = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"], indirect=True)
 
@@ -153,8 +154,6 @@ async def cancelled_at(number: int, work: Coroutine[Any, Any, object]) -> bool:
     """Cancels `work` at this checkpoint. False if it came to its end before; what it raises by itself is let go."""
     reached = []
     with anyio.CancelScope() as scope:
-        try:
+        with contextlib.suppress(LLMError):
             await at_checkpoint(number, work, lambda: (reached.append(number), scope.cancel()))
-        except LLMError:
-            pass
     return bool(reached)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from resilient_llm import AllRoutesFailed, CircuitBreaker, ConfigError, Done, Restarted, Retry, RetryBudget, Route, TextDelta
+from resilient_llm import (
+    AllRoutesFailed,
+    CircuitBreaker,
+    ConfigError,
+    Done,
+    Restarted,
+    Retry,
+    RetryBudget,
+    Route,
+    TextDelta,
+)
 from resilient_llm.errors import BadRequest, DeadlineExceeded, ServerError, StreamInterrupted, StreamStalled, Truncated
 from resilient_llm.testing import FakeBackend, cut, ends, error_line, fail, hang, say, stall
 

@@ -1,7 +1,8 @@
-"""A call ends by its deadline, whatever it waits for, wherever the deadline was said, and however many routes it has."""
+"""A call ends by its deadline, whatever it waits for, wherever that was said, and however many routes there are."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import anyio
@@ -110,9 +111,14 @@ async def test_the_least_of_all_deadlines_holds(
 ) -> None:
     llm = client(Route(FakeBackend(hang()), timeouts=LONG))
     began = anyio.current_time()
-    with pytest.raises(TimeoutError) as caught, anyio.fail_after(scope), deadline(outer, clock=anyio.current_time):
-        with deadline(inner, clock=anyio.current_time):
-            await ask(llm, timeout=call)
+    clock = anyio.current_time
+    with (
+        pytest.raises(TimeoutError) as caught,
+        anyio.fail_after(scope),
+        deadline(outer, clock=clock),
+        deadline(inner, clock=clock),
+    ):
+        await ask(llm, timeout=call)
     assert anyio.current_time() - began == pytest.approx(seconds)
     assert isinstance(caught.value, DeadlineExceeded) is (scope > seconds)  # the scope's end is its owner's
 
@@ -169,6 +175,15 @@ async def test_move_on_after_stays_silent(ask: Ask) -> None:
         await ask(llm)
     assert scope.cancelled_caught
     assert len(backend.requests) == 1
+
+
+@REAL
+async def test_a_scope_that_ended_while_nobody_looked_ends_the_call_in_its_own_way(ask: Ask) -> None:
+    backend = FakeBackend()
+    with anyio.move_on_after(0.01) as scope:
+        time.sleep(0.02)  # the loop is held up: it has not yet seen that the scope is over
+        await ask(client(backend))
+    assert scope.cancelled_caught
 
 
 RESERVED = [
@@ -253,7 +268,9 @@ async def test_a_deadline_that_the_user_sets_is_hard(ask: Ask) -> None:
 
 async def test_without_a_deadline_an_answer_that_broke_late_is_still_asked_for_elsewhere() -> None:
     first = FakeBackend(Broken(say(*["word "] * 10, gap=20), "cut"), name="first")
-    reply = await client(Route(first, retry=Retry(attempts=1)), FakeBackend(say("whole", first=30), name="b")).chat("hi")
+    reply = await client(Route(first, retry=Retry(attempts=1)), FakeBackend(say("whole", first=30), name="b")).chat(
+        "hi"
+    )
     assert (reply.text, reply.route) == ("whole", "b")
     assert reply.timings.total == pytest.approx(9 * 20 + 30)  # beyond the 120 s to the first token
 

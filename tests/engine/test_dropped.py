@@ -26,12 +26,17 @@ async def opened(llm: AsyncClient) -> ChatStream:
     return stream
 
 
+def drop(held: list[ChatStream]) -> None:
+    """Nobody holds them any more."""
+    held.clear()
+    gc.collect()
+
+
 async def test_a_dropped_stream_gives_slot_and_permit_back_at_once_and_warns() -> None:
     llm = client(Route(FakeBackend(stall("a", "b")), bulkhead=Bulkhead(1)))
-    stream = await opened(llm)
+    held = [await opened(llm)]
     with pytest.warns(ResourceWarning, match=r"ChatStream\(open, 1 chars, fake\) was dropped"):
-        del stream
-        gc.collect()
+        drop(held)
     assert_nothing_held(llm)  # nothing was awaited
 
 
@@ -42,11 +47,10 @@ async def test_a_dropped_stream_gives_everything_back_where_warnings_are_errors(
     monkeypatch.setattr("sys.unraisablehook", lambda unraisable: seen.append(unraisable.exc_type))
     backend = FakeBackend(stall("a", "b"))
     llm = client(Route(backend, bulkhead=Bulkhead(1)))
-    stream = await opened(llm)
+    held = [await opened(llm)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        del stream
-        gc.collect()
+        drop(held)
     assert seen == [ResourceWarning]
     await anyio.sleep(0.1)
     assert_nothing_held(llm, backend)
@@ -58,10 +62,9 @@ async def test_a_dropped_stream_of_a_probe_frees_its_place() -> None:
     with pytest.raises(ServerError):
         await llm.chat("hi")
     await anyio.sleep(6)
-    stream = await opened(llm)
+    held = [await opened(llm)]
     with pytest.warns(ResourceWarning):
-        del stream
-        gc.collect()
+        drop(held)
     assert_nothing_held(llm)
     assert (await llm.chat("hi")).text == "back"
     await anyio.sleep(0.1)
@@ -100,11 +103,10 @@ async def test_a_generator_that_is_left_by_break_gives_back_when_it_is_closed() 
 async def test_the_connection_of_a_dropped_stream_is_closed_on_its_loop() -> None:
     with FakeOpenAI(stall("a", "b")) as server:
         async with AsyncClient(OpenAICompatible("m", base_url=server.url, api_key="k")) as llm:
-            stream = await opened(llm)
+            held = [await opened(llm)]
             assert server.active == 1
             with pytest.warns(ResourceWarning):
-                del stream
-                gc.collect()
+                drop(held)
             assert_nothing_held(llm)
             await anyio.to_thread.run_sync(server.wait_idle)
             assert server.chats[0].ended == "disconnected"
@@ -116,10 +118,9 @@ def test_a_stream_that_outlives_its_loop_can_be_dropped(name: str, anyio_backend
     backend, options = loop_options(name)
     with FakeOpenAI(stall("a", "b")) as server:
         llm = AsyncClient(OpenAICompatible("m", base_url=server.url, api_key="k"))
-        stream: ChatStream | None = anyio.run(opened, llm, backend=backend, backend_options=options)
+        held = [anyio.run(opened, llm, backend=backend, backend_options=options)]
         with pytest.warns(ResourceWarning):
-            del stream
-            gc.collect()
+            drop(held)
         assert_nothing_held(llm)
         server.wait_idle()
 

@@ -1,4 +1,4 @@
-"""Whatever a server does, a call returns or raises by its deadline, with a typed error, and the next route is asked in time."""
+"""Whatever a server does, a call ends by its deadline, with a typed error, and the next route is asked in time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import anyio
@@ -52,7 +53,7 @@ from .kit import LATE, REAL, Ask, error_of
 
 pytestmark = [pytest.mark.anyio, REAL]
 ONCE = Retry(attempts=1)
-SHORT = 0.4  # seconds: the deadline of a call that runs into a fault
+SHORT = 0.3  # seconds: the deadline of a call that runs into a fault
 LONG = Timeouts(connect=60, load=60, first_token=60, between_tokens=60)
 SERVERS: dict[str, tuple[type[FakeServer], Callable[[str], Any]]] = {
     "ollama": (FakeOllama, lambda url: Ollama("llama3.2", base_url=url)),
@@ -60,20 +61,19 @@ SERVERS: dict[str, tuple[type[FakeServer], Callable[[str], Any]]] = {
 }
 
 
-async def together(check: Callable[[str, Any], Awaitable[None]], cases: Iterable[Any]) -> None:
-    """Checks every case with both kinds of servers, all at the same time: what they cost is mostly waiting."""
+async def together(check: Callable[[Ask, str, Any], Awaitable[None]], cases: Iterable[Any]) -> None:
+    """Checks each case as chat and as stream, with both kinds of servers, all at once: what they cost is waiting."""
 
-    async def one(kind: str, case: Any) -> None:
+    async def one(way: str, kind: str, case: Any) -> None:
         try:
-            await check(kind, case)
+            await check(Ask(way), kind, case)
         except BaseException as error:
-            error.add_note(f"{kind}: {case}")
+            error.add_note(f"{way}, {kind}: {case}")
             raise
 
     async with anyio.create_task_group() as group:
-        for case in cases:
-            for kind in SERVERS:
-                group.start_soon(one, kind, case)
+        for case, kind, way in product(cases, SERVERS, ("chat", "stream")):
+            group.start_soon(one, way, kind, case)
 
 
 def serve(kind: str, *script: Step) -> Any:
@@ -99,8 +99,8 @@ ENDLESS: dict[str, tuple[Step, type[LLMError]]] = {
 }
 
 
-async def test_a_call_ends_by_its_deadline_whatever_the_server_does(ask: Ask) -> None:
-    async def check(kind: str, fault: str) -> None:
+async def test_a_call_ends_by_its_deadline_whatever_the_server_does() -> None:
+    async def check(ask: Ask, kind: str, fault: str) -> None:
         step, error = ENDLESS[fault]
         with serve(kind, step) as (_, route):
             async with AsyncClient(route(timeouts=LONG, retry=ONCE)) as llm:
@@ -111,8 +111,8 @@ async def test_a_call_ends_by_its_deadline_whatever_the_server_does(ask: Ask) ->
     await together(check, ENDLESS)
 
 
-async def test_the_next_route_answers_within_the_same_deadline(ask: Ask) -> None:
-    async def check(kind: str, fault: str) -> None:
+async def test_the_next_route_answers_within_the_same_deadline() -> None:
+    async def check(ask: Ask, kind: str, fault: str) -> None:
         step, _ = ENDLESS[fault]
         with serve(kind, step) as (_, route), FakeOpenAI(say("yes")) as other:
             second = OpenAICompatible("m", base_url=other.url, api_key="k", name="second")
@@ -135,15 +135,15 @@ LIMITED: dict[str, tuple[Step, type[LLMError]]] = {
 }
 
 
-async def test_the_limits_of_the_phases_end_an_attempt_and_signs_of_life_do_not_help(ask: Ask) -> None:
-    async def check(kind: str, fault: str) -> None:
+async def test_the_limits_of_the_phases_end_an_attempt_and_signs_of_life_do_not_help() -> None:
+    async def check(ask: Ask, kind: str, fault: str) -> None:
         step, error = LIMITED[fault]
         with serve(kind, step) as (_, route):
-            limits = Timeouts(first_token=0.3, between_tokens=0.3)
+            limits = Timeouts(first_token=0.2, between_tokens=0.2)
             async with AsyncClient(route(timeouts=limits, retry=ONCE), timeout=20) as llm:
                 began = anyio.current_time()
                 await error_of(ask(llm), error)
-                assert 0.3 <= anyio.current_time() - began <= 0.3 + LATE
+                assert 0.2 <= anyio.current_time() - began <= 0.2 + LATE
 
     await together(check, LIMITED)
 
@@ -166,8 +166,8 @@ BROKEN: dict[str, tuple[Step, type[LLMError]]] = {
 }
 
 
-async def test_every_fault_has_a_typed_error_and_leaves_the_client_usable(ask: Ask) -> None:
-    async def check(kind: str, fault: str) -> None:
+async def test_every_fault_has_a_typed_error_and_leaves_the_client_usable() -> None:
+    async def check(ask: Ask, kind: str, fault: str) -> None:
         step, error = BROKEN[fault]
         if fault == "bytes that are no text" and kind == "ollama":
             step = malformed(b'{"message":{"content":"\xff\xfe"},"done":false}\n')
@@ -185,18 +185,18 @@ async def test_every_fault_has_a_typed_error_and_leaves_the_client_usable(ask: A
 
 
 async def test_a_dribbled_error_body_costs_a_second_at_most() -> None:
-    async def check(kind: str, code: int) -> None:
+    async def check(ask: Ask, kind: str, code: int) -> None:
         with serve(kind, dribble(0.001, status(code, "no " * 2000))) as (_, route):
             async with AsyncClient(route(retry=ONCE), timeout=20) as llm:
                 began = anyio.current_time()
-                assert (await error_of(llm.chat("hi"))).status == code
+                assert (await error_of(ask(llm))).status == code
                 assert anyio.current_time() - began <= 1.6 + LATE
 
     await together(check, [400, 500])
 
 
-async def test_an_answer_that_is_whole_is_given_although_its_end_is_odd(ask: Ask) -> None:
-    async def check(kind: str, case: tuple[str, Step]) -> None:
+async def test_an_answer_that_is_whole_is_given_although_its_end_is_odd() -> None:
+    async def check(ask: Ask, kind: str, case: tuple[str, Step]) -> None:
         text, step = case
         with serve(kind, step) as (_, route):
             async with AsyncClient(route()) as llm:
@@ -224,8 +224,8 @@ def stalled_handshake() -> Iterator[int]:
             filler.close()
 
 
-async def test_a_stalled_handshake_is_ended(ask: Ask) -> None:
-    async def check(kind: str, case: tuple[float, type[LLMError]]) -> None:
+async def test_a_stalled_handshake_is_ended() -> None:
+    async def check(ask: Ask, kind: str, case: tuple[float, type[LLMError]]) -> None:
         limit, error = case
         backend = SERVERS[kind][1](f"http://127.0.0.1:{port}")
         async with AsyncClient(Route(backend, timeouts=Timeouts(connect=limit), retry=ONCE)) as llm:
@@ -238,8 +238,8 @@ async def test_a_stalled_handshake_is_ended(ask: Ask) -> None:
         await together(check, [(0.2, ConnectTimeout), (60, DeadlineExceeded)])
 
 
-async def test_a_stalled_name_look_up_is_ended(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(kind: str, limit: float) -> None:
+async def test_a_stalled_name_look_up_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(ask: Ask, kind: str, limit: float) -> None:
         async with AsyncClient(
             Route(SERVERS[kind][1]("http://a-name.invalid:9"), timeouts=Timeouts(connect=limit), retry=ONCE)
         ) as llm:
@@ -249,7 +249,7 @@ async def test_a_stalled_name_look_up_is_ended(ask: Ask, monkeypatch: pytest.Mon
 
     released = threading.Event()
 
-    def look_up(host: object, port: object, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[Any]:
+    def look_up(host: object, port: object, family: int = 0, kind: int = 0, proto: int = 0, flags: int = 0) -> Any:
         if flags & socket.AI_NUMERICHOST:  # trio first asks, without a thread, whether it is an address
             raise socket.gaierror(socket.EAI_NONAME, "no")
         released.wait(5)
@@ -260,8 +260,8 @@ async def test_a_stalled_name_look_up_is_ended(ask: Ask, monkeypatch: pytest.Mon
     released.set()
 
 
-async def test_a_server_that_takes_nothing_in_is_left(ask: Ask) -> None:
-    async def check(kind: str, size: int) -> None:
+async def test_a_server_that_takes_nothing_in_is_left() -> None:
+    async def check(ask: Ask, kind: str, size: int) -> None:
         async with AsyncClient(Route(SERVERS[kind][1](url), timeouts=LONG, retry=ONCE)) as llm:
             began = anyio.current_time()
             await error_of(ask(llm, "x" * size, timeout=SHORT), DeadlineExceeded)

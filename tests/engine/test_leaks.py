@@ -85,17 +85,16 @@ async def test_a_cancellation_at_every_checkpoint_leaves_no_connection_in_use(
 
 
 async def impatient(llm: AsyncClient, rng: random.Random, count: int) -> None:
-    """So many streams, each left at a random moment between connecting and its end."""
+    """So many streams, each left at a random point between its connecting and its end, however fast the machine is."""
     for _ in range(count):
-        with anyio.move_on_after(rng.uniform(0.0, 0.05)):
-            await stream(llm)
+        await cancelled_at(rng.randint(1, 20), stream(llm))
 
 
-async def leave_many(llm: AsyncClient) -> None:
-    rng, workers = random.Random(4), 12
+async def leave_many(llm: AsyncClient, count: int) -> None:
+    rng, workers = random.Random(4), 16
     async with anyio.create_task_group() as group:
         for _ in range(workers):
-            group.start_soon(impatient, llm, rng, STREAMS // workers + 1)
+            group.start_soon(impatient, llm, rng, count // workers + 1)
 
 
 async def all_at_once(llm: AsyncClient, count: int) -> None:
@@ -121,24 +120,24 @@ async def all_at_once(llm: AsyncClient, count: int) -> None:
 @pytest.mark.filterwarnings("ignore:Async generator 'httpcore2:ResourceWarning")
 async def test_a_thousand_cancelled_streams_lose_no_slot_of_a_users_pool_of_ten() -> None:
     limits = httpx2.Limits(max_connections=10)
-    with FakeOpenAI(say(*"abcd", gap=0.002)) as server:
+    with FakeOpenAI(say(*"abcd", gap=0.001)) as server:
         async with httpx2.AsyncClient(limits=limits) as http:
             llm = AsyncClient(hosted(server, http_client=http))
-            await leave_many(llm)
+            await leave_many(llm, STREAMS)
             server.then(stall("a"))
             await all_at_once(llm, 10)
             await anyio.to_thread.run_sync(server.wait_idle)
             assert_nothing_held(llm)
             await llm.aclose()
-    assert len(server.chats) > STREAMS / 10  # most of them did begin
+    assert len(server.chats) > STREAMS / 4  # the others were left before they were sent
 
 
-async def test_a_thousand_cancelled_streams_leave_nothing_of_our_own_connections_in_use() -> None:
-    with FakeOpenAI(say(*"abcd", gap=0.002)) as server:
+async def test_hundreds_of_cancelled_streams_leave_nothing_of_our_own_connections_in_use() -> None:
+    with FakeOpenAI(say(*"abcd", gap=0.001)) as server:
         async with AsyncClient(hosted(server)) as llm:
-            await leave_many(llm)
+            await leave_many(llm, STREAMS // 2)
             await settled(llm, server)
             server.then(stall("a"))
             await all_at_once(llm, 64)
             await settled(llm, server)
-    assert len(server.chats) > STREAMS / 10
+    assert len(server.chats) > STREAMS / 8

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import anyio
 import pytest
 from tenacity import RetryCallState, wait_chain, wait_fixed, wait_incrementing
 
-from resilient_llm import AllRoutesFailed, AsyncClient, CircuitBreaker, LLMError, RateLimited, Retry, RetryBudget, Route
+from resilient_llm import CircuitBreaker, LLMError, RateLimited, Retry, RetryBudget, Route
 from resilient_llm.errors import (
     AuthFailed,
     BadRequest,
@@ -99,7 +100,7 @@ async def test_callers_do_not_return_in_step_after_retry_after() -> None:
 @pytest.mark.parametrize("hint", [120.5, 3600])
 async def test_a_longer_retry_after_is_not_waited_for(ask: Ask, hint: float) -> None:
     error = RateLimited("slow", retry_after=hint)
-    assert await seconds_of(ask(client(FakeBackend(fail(error)))), RateLimited) == 0
+    assert await seconds_of(ask(client(FakeBackend(fail(error))), timeout=9000), RateLimited) == 0
     second = FakeBackend(say("yes"), name="second")
     assert (await ask(client(FakeBackend(fail(error)), second))).route == "second"
 
@@ -153,14 +154,14 @@ BACKOFF = [
 
 
 @pytest.mark.parametrize(("local", "error", "tops"), BACKOFF)
-async def test_the_backoff_has_full_jitter_below_a_doubling_top(local: bool, error: LLMError, tops: list[float]) -> None:
+async def test_the_backoff_is_full_jitter_below_a_doubling_top(local: bool, error: LLMError, tops: list[float]) -> None:
     longest = [0.0] * len(tops)
     for seed in range(30):
         route = Route(
             FakeBackend(fail(error), local=local), retry=Retry(attempts=len(tops) + 1), budget=unlimited(), breaker=DEAD
         )
         attempts = (await error_of(client(route, seed=seed).chat("hi", timeout=500))).attempts
-        waits = [after.started - before.started for before, after in zip(attempts, attempts[1:], strict=False)]
+        waits = [after.started - before.started for before, after in pairwise(attempts)]
         assert all(0 <= wait <= top + 1e-6 for wait, top in zip(waits, tops, strict=True))
         longest = [max(pair) for pair in zip(longest, waits, strict=True)]
     assert all(seen > 0.8 * top for seen, top in zip(longest, tops, strict=True))
@@ -217,33 +218,6 @@ async def test_retry_after_comes_before_a_wait_strategy(ask: Ask) -> None:
     assert (await ask(client(Route(backend, retry=Retry(wait=wait_fixed(1)))))).timings.backoff >= 10
 
 
-@pytest.mark.parametrize("calls", [1, 30, 200])
-async def test_repeats_on_a_dead_route_are_bounded_by_its_budget(ask: Ask, calls: int) -> None:
-    backend = FakeBackend(fail(ServerError("dead")))
-    llm = client(Route(backend, breaker=DEAD, budget=RetryBudget(ratio=0.1, burst=10)))
-    for _ in range(calls):
-        await error_of(ask(llm), ServerError)
-    assert calls <= len(backend.requests) <= calls + 10 + 0.1 * calls
-    if calls == 200:
-        assert len(backend.requests) >= calls + 10 + 0.1 * calls - 2  # and it is used
-
-
-async def test_a_throttled_route_never_costs_the_next_one_its_traffic(ask: Ask) -> None:
-    first = Route(FakeBackend(fail(RateLimited("slow", retry_after=0.01)), name="a"), breaker=DEAD)
-    second = FakeBackend(say("yes"), name="b")
-    llm = client(first, second, plan=lambda request, routes: routes)
-    for _ in range(60):
-        assert (await ask(llm)).route == "b"
-    assert llm.snapshot()["b"]["budget"] == 10
-
-
-async def test_an_empty_budget_leaves_the_first_attempt_on_every_route_free(ask: Ask) -> None:
-    empty = RetryBudget(ratio=0, burst=0)
-    routes = [Route(FakeBackend(fail(ServerError("no")), name=name), budget=empty, breaker=DEAD) for name in "abc"]
-    error = await error_of(ask(client(*routes)), AllRoutesFailed)
-    assert [one.route for one in error.attempts] == ["a", "b", "c"]
-
-
 async def test_a_route_whose_breaker_has_opened_is_not_tried_again_and_its_own_error_is_seen(ask: Ask) -> None:
     route = Route(FakeBackend(fail(ServerError("dead"))), breaker=CircuitBreaker(failures=1))
     began = anyio.current_time()
@@ -268,39 +242,6 @@ async def test_a_repeat_that_the_breaker_refuses_leaves_the_error_of_the_server_
     assert [type(one) for one in errors] == [ServerError, ServerError]
     assert len(backend.requests) == 2
     assert budget.balance == 10
-
-
-class Nested:
-    """A backend that answers by asking another client."""
-
-    name = "outer"
-
-    def __init__(self, inner: AsyncClient) -> None:
-        self._inner, self._reply = inner, FakeBackend(say("yes"))
-
-    def open(self, request: Any, watch: Any, *, stream: bool = True) -> Any:
-        outer = self
-
-        class Opening:
-            async def __aenter__(self) -> Any:
-                await outer._inner.chat("inside")
-                self._real = outer._reply.open(request, watch, stream=stream)
-                return await self._real.__aenter__()
-
-            async def __aexit__(self, *error: Any) -> None:
-                await self._real.__aexit__(*error)
-
-        return Opening()
-
-
-async def test_a_call_inside_a_running_attempt_makes_one_attempt_per_route(ask: Ask) -> None:
-    inner = [FakeBackend(fail(ServerError("no")), name=name) for name in "ab"]
-    outer = client(Route(Nested(client(*inner)), retry=Retry(attempts=2), budget=unlimited()))
-    error = await error_of(ask(outer), AllRoutesFailed)
-    assert [len(one.requests) for one in inner] == [1, 1]
-    assert [len(one.attempts) for one in error.failures] == [1, 2]
-    error = await error_of(client(*inner).chat("not inside"), AllRoutesFailed)
-    assert len(error.attempts) == 6
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_after_an_exception_only_that_is_shown(process) -> None:
 
 
 def test_what_runs_at_exit_may_use_the_client_still(process) -> None:
-    work = "import atexit; llm.chat('hi'); atexit.register(lambda: print(llm.chat('bye').text))"
+    work = "import atexit; atexit.register(lambda: print(llm.chat('bye').text)); llm.chat('hi')"
     with FakeOllama(say("at exit")) as server:
         child = process(f"{BEGIN}\n{work}\n", server.url)
         assert child.communicate(timeout=10) == ("at exit\n", "")

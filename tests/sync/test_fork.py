@@ -70,15 +70,20 @@ def test_a_lock_that_another_thread_holds_is_open_in_the_child(process) -> None:
     script = """
 breaker, bulkhead = CircuitBreaker(), Bulkhead(1)
 llm = Client(Route(ollama, bulkhead=bulkhead, breaker=breaker))
-with llm._lock, breaker._lock, bulkhead._lock:  # as if another thread were just there
-    pid = os.fork()
+held = [llm._lock, breaker._lock, bulkhead._lock]
+for lock in held: lock.acquire()  # as if another thread were just there
+pid = os.fork()
 if pid == 0:
-    show(llm.chat("hi", timeout=5).text)
+    two = [threading.Thread(target=lambda: show(llm.chat("hi", timeout=5).text)) for _ in "ab"]  # one has to queue
+    for thread in two: thread.start()
+    for thread in two: thread.join()
     os._exit(0)
+for lock in held: lock.release()
 os.waitpid(pid, 0)
+show(llm.chat("ho").text)
 """
-    out, _ = run(process, script)
-    assert out == "You said: hi\n"
+    out, _ = run(process, script, say("fine", first=0.2))
+    assert out == "fine\n" * 3
 
 
 def test_a_process_of_multiprocessing_may_use_the_client(process) -> None:

@@ -23,7 +23,7 @@ SCRIPT = """
     llm.close()
 """
 IN_CHAT = "llm.chat('hi')"
-ENTERING = "llm.stream('hi').__enter__()"
+ENTERING = "stream = llm.stream('hi'); stream.__enter__()"  # held: no finaliser may do what `with` has to
 READING = """with llm.stream('hi') as stream:
             for event in stream: print(event.text, flush=True)"""
 BETWEEN = """with llm.stream('hi') as stream:

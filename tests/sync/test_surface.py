@@ -70,7 +70,7 @@ def test_arguments_of_the_constructor_reach_the_engine() -> None:
         assert llm.chat("hi").route == "home"
         assert times
         assert set(llm.snapshot()) == {"hosted", "home"}
-        assert llm.models() == {"hosted": ("hosted",), "home": ("home",)}
+        assert llm.models() == {"hosted": (), "home": ("home",)}  # the first may not be asked
         assert llm.warm_up() is None
         assert repr(llm) == "Client(hosted, home)"
 

@@ -14,6 +14,7 @@ from resilient_llm._errors import ConfigError
 
 _PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, a token
+_HOST = re.compile(r"[\w.-]+|[0-9A-Fa-f:.]+(%\w+)?", re.ASCII)  # a name, or an IPv6 address
 _FRAMING = ("content-length", "transfer-encoding", "connection")  # ours: a wrong one smuggles a second request
 
 
@@ -54,7 +55,7 @@ def endpoint(base_url: str, headers: Mapping[str, str], key: str | None) -> Endp
         host = (parts.hostname or "").encode("idna").decode("ascii")
     except (ValueError, KeyError, AttributeError, UnicodeError):
         raise ConfigError(f"base_url: {_without_secrets(base_url)} is not an http:// or https:// address") from None
-    if not host or parts.query or parts.fragment or parts.username:
+    if not _HOST.fullmatch(host) or parts.query or parts.fragment or parts.username:
         raise ConfigError(f"base_url: {_without_secrets(base_url)} needs a host, and no user, query or fragment")
     usual = port == _PORTS[parts.scheme]
     lines = {
@@ -65,6 +66,8 @@ def endpoint(base_url: str, headers: Mapping[str, str], key: str | None) -> Endp
         "User-Agent": "resilient-llm",
     }
     if key is not None:
+        if not isinstance(key, str) or not key.isascii() or not key.isprintable():
+            raise ConfigError("api_key: it must be printable ASCII, without line ends")
         lines["Authorization"] = f"Bearer {key}"
     raw = {name.lower(): _header(name, value) for name, value in (*lines.items(), *headers.items())}
     return Endpoint(parts.scheme, host, port, parts.path.rstrip("/"), tuple(raw.values()))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import anyio
 
 from resilient_llm._detached import Detached
 from resilient_llm._errors import LLMError, Malformed, ServerError
 from resilient_llm._watch import Watch
-from resilient_llm.backends._failures import classify
+from resilient_llm.backends._failures import classify, cut
 from resilient_llm.backends._inflate import inflater
 from resilient_llm.backends.http import Answer, Transport
 from resilient_llm.wire import Decoder, HTTPCall, WireEvent
@@ -77,6 +77,7 @@ class Exchange:
         if self._ended:
             raise StopAsyncIteration
         decoder, inflate, following = self._decoder, self._inflate, self._iterator.__anext__
+        data = b""
         try:
             while True:
                 data = await following() if not decoder.finishing else await self._usage()
@@ -87,9 +88,18 @@ class Exchange:
                     return events
         except StopAsyncIteration:
             self._ended = True
-        except Exception as error:  # noqa: BLE001  # sorted and raised again
+        except BaseException as error:  # noqa: BLE001  # sorted and raised again
             self._typed(error, begun=True)
-        events = decoder.close()
+        finally:
+            del data  # an error's traceback shows the locals of this frame
+        return self._last()
+
+    def _last(self) -> Sequence[WireEvent]:
+        """What the decoder makes of the end of the body."""
+        try:
+            events = self._decoder.close()
+        except LLMError as error:
+            self._typed(error, begun=True)
         if not events:
             raise StopAsyncIteration
         self._tell()
@@ -115,12 +125,12 @@ class Exchange:
                     break
         return body[:ERROR_BODY]
 
-    def _typed(self, error: BaseException, *, begun: bool) -> None:
-        """Raises what it is: ours, a failure of HTTP as ours, or itself."""
+    def _typed(self, error: BaseException, *, begun: bool) -> NoReturn:
+        """Raises what it is: ours, a failure of HTTP as ours, or itself; without the frames below."""
         if not isinstance(error, Exception) or isinstance(error, LLMError):
             if isinstance(error, LLMError) and error.request_id is None:
                 error.request_id = self.request_id
-            raise error
+            raise cut(error)
         failed = classify(error, begun=begun)
         if failed is None:
             raise error
@@ -156,16 +166,18 @@ class Exchange:
             await answer.body.aclose()  # type: ignore[attr-defined]  # both transports' bodies have it
             return
 
-        async def close() -> None:
-            try:
-                if isinstance(self._iterator, AsyncGenerator):
-                    await self._iterator.aclose()
-            finally:
-                await answer.body.aclose()  # type: ignore[attr-defined]
-
-        job = self._detached.spawn(close)
+        job = self._detached.spawn(lambda: _hang_up(self._iterator, answer.body))
         with anyio.move_on_after(CLOSE_TIME, shield=True):
             await job.done.wait()
+
+
+async def _hang_up(pieces: object, body: AsyncIterable[bytes]) -> None:
+    """Closes a body that may not have been read to its end, and the generator that reads it."""
+    try:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
+    finally:
+        await body.aclose()  # type: ignore[attr-defined]  # both transports' bodies have it
 
 
 async def fetch(
@@ -180,18 +192,19 @@ async def fetch(
     with anyio.move_on_after(limit) as scope:
         try:
             answer = await transport.send(method, path, body, watch)
+            pieces = answer.body.__aiter__()
             try:
                 inflate = inflater(answer.headers().get("content-encoding", ""))
-                async for piece in answer.body:
+                async for piece in pieces:
                     data += piece if inflate is None else inflate(piece)
                     if len(data) > PLAIN_BODY:
                         raise Malformed(f"the answer to {path} is larger than {PLAIN_BODY >> 20} MiB")
             finally:
                 with anyio.move_on_after(CLOSE_TIME, shield=True):
-                    await answer.body.aclose()  # type: ignore[attr-defined]
-        except LLMError:
-            raise
-        except Exception as failure:
+                    await _hang_up(pieces, answer.body)
+        except BaseException as failure:
+            if isinstance(failure, LLMError) or not isinstance(failure, Exception):
+                raise cut(failure)
             failed = classify(failure, begun=False)
             if failed is None:
                 raise

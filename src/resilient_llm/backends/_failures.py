@@ -8,6 +8,7 @@ transport and stays what it is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from resilient_llm._errors import (
     BadRequest,
@@ -24,6 +25,7 @@ from resilient_llm._errors import (
 )
 
 Made = Callable[[str], LLMError]
+E = TypeVar("E", bound=BaseException)
 
 
 def _busy_pool(text: str) -> LLMError:
@@ -78,17 +80,21 @@ def classify(error: Exception, *, begun: bool) -> LLMError | None:
     for kind in type(error).__mro__:
         if kind.__name__ in table:
             made = table[kind.__name__](str(error) or type(error).__name__)
-            made.__cause__ = _cut(error)
+            made.__cause__ = cut(error)
             return made
     if isinstance(error, RuntimeError) and "client has been closed" in str(error):
         return ClientClosed("the http_client was closed; give the route an open one")
     return None
 
 
-def _cut(error: BaseException) -> BaseException:
-    """The same chain without tracebacks: the frames of an HTTP library hold the key and the prompt in their locals."""
-    seen: BaseException | None = error
-    while seen is not None:
-        seen.__traceback__ = None
-        seen = seen.__cause__ or seen.__context__
+def cut(error: E) -> E:
+    """The error and its chain without tracebacks: locals of the frames below hold the key, the prompt, the answer."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:  # a chain may be a circle: a library may raise one twice
+            seen.add(id(one))
+            one.__traceback__ = None
+            waiting += [one.__cause__, one.__context__]
     return error

@@ -71,9 +71,7 @@ class _Network:
         self._limit, self._tls = limit, tls
         self.sockets: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    async def connect_tcp(
-        self, host: str, port: int, *args: Any, **kwargs: Any
-    ) -> httpcore2.AsyncNetworkStream | _Handshake:
+    async def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> _Handshake | _Stream:
         watch = _WATCH.get()
         before = watch.phase
         watch.enter("connect")
@@ -91,7 +89,7 @@ class _Network:
         if self._tls:
             return _Handshake(stream, watch, before)
         watch.enter(before)
-        return stream
+        return _Stream(stream)
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
@@ -103,16 +101,36 @@ class _Handshake:
     def __init__(self, inner: httpcore2.AsyncNetworkStream, watch: Watch, before: Any) -> None:
         self._inner, self._watch, self._before = inner, watch, before
 
-    async def start_tls(self, *args: Any, **kwargs: Any) -> httpcore2.AsyncNetworkStream:
+    async def start_tls(self, *args: Any, **kwargs: Any) -> _Stream:
         secured = await self._inner.start_tls(*args, **kwargs)
         self._watch.enter(self._before)
-        return secured
+        return _Stream(secured)
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return await self._inner.read(max_bytes, timeout)
+
+class _Stream:
+    """An open connection, on which the head of a request and its body leave together.
+
+    httpcore2 writes one after the other, which is a system call, a packet and a turn of the event loop more: a tenth
+    of what a short call costs.
+    """
+
+    __slots__ = ("_head", "_inner")
+
+    def __init__(self, inner: httpcore2.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._head = b""
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._inner.write(buffer, timeout)
+        if not self._head:
+            self._head = buffer
+            return
+        joined, self._head = self._head + buffer, b""
+        await self._inner.write(joined, timeout)
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._head:
+            await self.write(b"", timeout)  # a request without a body
+        return await self._inner.read(max_bytes, timeout)
 
     async def aclose(self) -> None:
         await self._inner.aclose()

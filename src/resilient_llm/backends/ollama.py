@@ -60,7 +60,8 @@ class Ollama:
         shift: whether the server may drop the middle of the context when an answer grows beyond it. Default `False`:
             the answer ends with `length` instead. `None` sends nothing, for a server that other programs use too: there
             every alternation is a reload.
-        api_key: for a server behind a gateway, or Ollama's cloud. Default `OLLAMA_API_KEY`.
+        api_key: for a server behind a gateway, or Ollama's cloud. Default `OLLAMA_API_KEY`, but never to a `base_url=`
+            that is not Ollama's own.
         headers: sent with each request.
         http_client: an `httpx2.AsyncClient` or `httpx.AsyncClient`; see `OpenAICompatible`.
         name: in replies and errors. Default `ollama:model`.
@@ -100,7 +101,7 @@ class Ollama:
         self._told_window: int | None = None
         self._loaded: int | None = None  # the window that it has in memory, as far as the server says
         self._granted: int | None = None  # the one that our own load got: the server cuts it to what was trained
-        at = endpoint(_address(base_url), headers or {}, api_key or os.environ.get("OLLAMA_API_KEY") or None)
+        at = endpoint(_address(base_url), headers or {}, api_key or _key(base_url))
         self.origin = at.origin
         literal = zone_of("127.0.0.1" if at.host == "localhost" else at.host) if _is_address(at.host) else None
         cloud = model.endswith(("-cloud", ":cloud"))
@@ -260,6 +261,12 @@ def _address(base_url: str | None) -> str:
         return url
     host = f"[{host}]" if ":" in str(host) else host
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"
+
+
+def _key(base_url: str | None) -> str | None:
+    """The key of the environment, for the server of the environment: another one must not get to see it."""
+    ours = base_url is None or urlsplit(base_url).hostname in ("ollama.com", "www.ollama.com")
+    return (os.environ.get("OLLAMA_API_KEY") or None) if ours else None
 
 
 def _is_address(host: str) -> bool:

@@ -50,4 +50,7 @@ _BY_HOST = {urlsplit(one.base_url).netloc: one for one in PROVIDERS.values()}
 
 def provider_at(base_url: str) -> Provider | None:
     """The provider whose address this is, or `None`."""
-    return _BY_HOST.get(urlsplit(base_url).netloc.lower())
+    try:
+        return _BY_HOST.get(urlsplit(base_url).netloc.lower())
+    except ValueError:
+        return None  # it is no address; `endpoint` says so

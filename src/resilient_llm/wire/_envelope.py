@@ -29,6 +29,7 @@ _STATUS = re.compile(r"[45]\d\d", re.ASCII)
 _CODE = re.compile(r"[A-Za-z][\w.:-]{0,99}", re.ASCII)  # xAI's are sentences: they are told apart, but not shown
 _FIELD = re.compile(r"[\w.\[\]-]{1,100}", re.ASCII)
 _CATEGORY = re.compile(r"[A-Za-z][\w ./-]{0,49}", re.ASCII)
+_NO_TEXT = re.compile(rb"[{\[]|<[A-Za-z!?]")
 _CUT: tuple[Literal[False], Literal["trailing-strings"]] = (False, "trailing-strings")
 
 
@@ -86,7 +87,7 @@ def _parsed(text: bytes | str) -> object:
     if isinstance(text, str):
         return text
     stripped = text.strip()
-    return None if stripped[:1] in (b"<", b"{", b"[") else stripped[:4096].decode("utf-8", "replace")
+    return None if _NO_TEXT.match(stripped) else stripped[:4096].decode("utf-8", "replace")
 
 
 def _walk(value: object, found: Envelope, levels: int) -> None:

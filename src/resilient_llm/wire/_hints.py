@@ -2,7 +2,8 @@
 
 It exists because a dozen servers say it in a dozen ways: milliseconds, seconds, dates, Go durations, epochs, prose,
 in headers and in bodies. Rules of the file: the most exact source wins; what cannot be read is not there (`None`),
-never zero and never an exception; header names are in lower case.
+never zero and never an exception; header names are in lower case. The patterns are strings, which `re` compiles when
+a server first refuses.
 """
 
 from __future__ import annotations
@@ -15,18 +16,17 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 _UNITS = (1e-6, 1e-3, 1.0, 60.0, 3600.0, 86400.0)  # seconds, in the order of the groups of `_PART`
-_NUMBER = re.compile(r"\d{1,300}(?:\.\d{0,300})?", re.ASCII)
+_NUMBER = r"\d{1,300}(?:\.\d{0,300})?"
 # Go's "2m59.56s" as well as prose's "2 minutes"; a unit is not followed by a letter, so that "ms" is no minute.
-_PART = re.compile(
+_PART = (
     r"(\d{1,18}(?:\.\d{1,18})?)\s?"
-    r"(?:(us|µs)|(ms|milliseconds?)|(s|secs?|seconds?)|(m|mins?|minutes?)|(h|hrs?|hours?)|(d|days?))(?![a-z])",
-    re.ASCII | re.IGNORECASE,
+    r"(?:(us|µs)|(ms|milliseconds?)|(s|secs?|seconds?)|(m|mins?|minutes?)|(h|hrs?|hours?)|(d|days?))(?![a-z])"
 )
-_PROSE = re.compile(
+_PROSE = (
     r"(?:try again|retry(?: your request)?|resets?|wait)(?: in| after| for)? (?:about |approximately )?"
-    rf"((?:{_PART.pattern},?\s?){{1,4}})",
-    re.ASCII | re.IGNORECASE,
+    rf"((?:{_PART},?\s?){{1,4}})"
 )
+_PLAIN = re.ASCII | re.IGNORECASE
 _LOOKED_AT = 4096  # characters of a message; the hint is never further in, an echoed prompt may be
 _NODES = 500  # of a body; Gemini's RetryInfo is among the first twenty
 _BODY = ("retryDelay", "resets_at", "headers")  # Gemini; OpenRouter's budgets; what OpenRouter quotes
@@ -97,7 +97,7 @@ def _candidates(
     found = dict(_search(body))
     yield _delay(found.get("retryDelay"), now)
     yield _delay(found.get("resets_at"), now)
-    prose = _PROSE.search(message[:_LOOKED_AT])
+    prose = re.search(_PROSE, message[:_LOOKED_AT], _PLAIN)
     yield _duration(prose[1]) if prose else None
     yield _exhausted(headers, now)
     quoted = found.get("headers")
@@ -108,14 +108,14 @@ def _candidates(
 
 
 def _number(text: str) -> float | None:
-    return float(text) if _NUMBER.fullmatch(text := text.strip()) else None
+    return float(text) if re.fullmatch(_NUMBER, text := text.strip(), re.ASCII) else None
 
 
 def _duration(text: str) -> float | None:
     """`6m0s`, `12ms`, `2m59.56s`, `18h31m10s`, `2 minutes`: the sum of its parts, if it consists of them."""
-    if _PART.sub("", text).strip(", "):
+    if re.sub(_PART, "", text, flags=_PLAIN).strip(", "):
         return None
-    parts = _PART.findall(text)
+    parts = re.findall(_PART, text, _PLAIN)
     if not parts:
         return None
     return sum(

@@ -16,7 +16,7 @@ from resilient_llm.wire import dump
 from resilient_llm.wire._checks import checked, whole
 from resilient_llm.wire._ollama_errors import in_band
 
-_NUM_CTX = re.compile(r"^\s*num_ctx\s+(\d{1,9})\s*$", re.MULTILINE | re.ASCII)
+_NUM_CTX = r"^\s*num_ctx\s+(\d{1,9})\s*$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def parse_show(body: bytes) -> Show:
     answer = _answer(body)
     info, parameters = _mapping(answer, "model_info"), answer.get("parameters")
     arch, able = info.get("general.architecture"), answer.get("capabilities")
-    set_window = _NUM_CTX.findall(parameters) if isinstance(parameters, str) else []
+    set_window = re.findall(_NUM_CTX, parameters, re.MULTILINE | re.ASCII) if isinstance(parameters, str) else []
     return Show(
         num_ctx=int(set_window[-1]) if set_window else None,
         context_length=_count(info, f"{arch}.context_length"),

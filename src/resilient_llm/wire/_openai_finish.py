@@ -7,6 +7,7 @@ the file: a word that is not in a table is `other`, and the server's own word is
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic_core import from_json
 
@@ -16,6 +17,7 @@ from resilient_llm._errors import (
     EmptyReply,
     LLMError,
     Malformed,
+    OutputInvalid,
     Overloaded,
     ServerError,
     Truncated,
@@ -29,20 +31,42 @@ FINISH: Mapping[str, FinishReason] = {
     "end_turn": "stop",
     "eos": "stop",  # Together
     "eos_token": "stop",  # TGI
+    "stop_sequence": "stop",  # TGI
     "length": "length",
     "max_tokens": "length",
     "model_length": "length",  # Mistral
     "model_context_window_exceeded": "length",  # z.ai
     "tool_calls": "tool_calls",
+    "tool_use": "tool_calls",
     "function_call": "tool_calls",
     "content_filter": "content_filter",
+    "sensitive": "content_filter",  # z.ai
 }
 # Words that end an answer without completing it. "abort": vLLM and SGLang gave the request up.
 FAILURES: Mapping[str, type[LLMError]] = {
     "error": ServerError,
     "abort": Truncated,
+    "network_error": ServerError,  # z.ai
     "insufficient_system_resource": Overloaded,  # DeepSeek
+    "function_call_filter": OutputInvalid,  # Gemini: the model wrote a call that cannot be read
 }
+
+
+def _word(raw: str) -> str:
+    """Gemini adds its own word: `content_filter: PROHIBITED_CONTENT`."""
+    return raw.partition(":")[0].lower()
+
+
+def meaning(raw: str) -> FinishReason:
+    """What the server's word for the end means."""
+    return FINISH.get(_word(raw), "other")
+
+
+def refused(answer: Mapping[str, Any]) -> bool:
+    """An object that should be a completion, or a piece of one, is an error: OpenAI's, SGLang's flat one, FastAPI's."""
+    if answer.get("error") or answer.get("object") == "error":
+        return True
+    return "choices" not in answer and isinstance(answer.get("message", answer.get("detail")), (str, list, dict))
 
 
 def reported_in(body: bytes) -> LLMError:
@@ -56,17 +80,20 @@ def reported_in(body: bytes) -> LLMError:
     return Malformed("the answer is not a JSON object")
 
 
-def failed(finish: str, reported: object) -> LLMError:
-    """The error that a choice reports, or what its `finish_reason` alone means."""
+def failed(finish: str, reported: object) -> LLMError | None:
+    """The error that a choice reports, or that its `finish_reason` alone means, if any."""
     if reported:
         return error_from(None, {}, {"error": reported})
-    return FAILURES[finish](f"the server ended the answer with finish_reason {finish!r}")
+    kind = FAILURES.get(_word(finish))
+    return kind(f"the server ended the answer with finish_reason {finish!r}") if kind else None
 
 
-def nothing_said(raw: str | None, finish: FinishReason) -> LLMError:
+def nothing_said(raw: str | None, finish: FinishReason, filtered: tuple[str, ...] = ()) -> LLMError:
     """What an answer with nothing in it means."""
     if raw == "model_context_window_exceeded":
         return ContextOverflow("the prompt fills the window, nothing was said", code=raw)
     if finish == "content_filter":
-        return ContentFiltered("the provider's filter stopped the answer before its first word", code=raw)
+        return ContentFiltered(
+            "the provider's filter stopped the answer before its first word", code=raw, categories=filtered
+        )
     return EmptyReply("the server said that it was done and had said nothing")

@@ -17,6 +17,10 @@ from resilient_llm._types import ToolCall
 from resilient_llm.wire._checks import checked
 
 MAX_ARGUMENTS = 16 * 1024 * 1024  # characters over all calls of an answer, as the body of a unary answer
+_CALL = 1024  # characters that a call counts for beside its own: there is a limit to their number too
+_TRIES = 64  # looks at one call whether it is whole; each costs as much as the call is long
+_NAME = 512  # characters of a name; llama.cpp's models are called by their path
+_MOST = 10**15  # of a count: more is none
 
 
 @dataclass(slots=True)
@@ -26,6 +30,7 @@ class _Call:
     pieces: list[str]
     id: str = ""
     name: str = ""
+    tries: int = _TRIES
 
     def arguments(self) -> dict[str, Any] | None:
         """The parsed arguments, or `None` if they are not a whole JSON object. No text at all is no arguments."""
@@ -37,6 +42,11 @@ class _Call:
         except ValueError:
             return None
         return {} if value is None else value if isinstance(value, dict) else None
+
+    def whole(self) -> bool:
+        """There are arguments, and no more to come."""
+        self.tries -= 1
+        return self.tries >= 0 and bool(self.pieces) and self.arguments() is not None
 
 
 class ToolCalls:
@@ -63,7 +73,7 @@ class ToolCalls:
         """Takes one element of `tool_calls`.
 
         Raises:
-            Malformed: it is not of the right shape, or the arguments are longer than 16 MiB.
+            Malformed: it is not of the right shape, or the calls are longer than 16 MiB.
         """
         checked(piece, dict, "a tool call")
         function = checked(piece.get("function") or {}, dict, "the function of a tool call")
@@ -78,10 +88,10 @@ class ToolCalls:
         checked(arguments, str, "the arguments of a tool call")
         call = self._find(known_as, index, name, arguments)
         call.name = call.name or name
+        self._room -= len(arguments) + len(name) + len(known_as)
+        if self._room < 0:
+            raise Malformed("the tool calls are longer than 16 MiB")
         if arguments:
-            self._room -= len(arguments)
-            if self._room < 0:
-                raise Malformed("the arguments of the tool calls are longer than 16 MiB")
             call.pieces.append(arguments)
 
     def _find(self, id: str, index: int | None, name: str, arguments: str) -> _Call:
@@ -90,13 +100,14 @@ class ToolCalls:
         last = self._calls[-1] if self._calls else None
         call = last if index is None else self._by_index.get(index)
         if call is not None and name and call.name:
-            if id or (arguments and call.pieces and call.arguments() is not None):
+            if id or (arguments and call.whole()):
                 call = None
         elif call is not None and id and call.id:
             call = None
         if call is None:
             call = _Call([])
             self._calls.append(call)
+            self._room -= _CALL
         if index is not None:
             self._by_index[index] = call
         if id:
@@ -121,13 +132,43 @@ class ToolCalls:
             arguments = call.arguments()
             if cut and not call.pieces:
                 arguments = None
-            if arguments is not None and call.name:
-                made.append(ToolCall(call.name, arguments, call.id or f"call_{number}"))
+            if arguments is not None and is_name(call.name):
+                made.append(ToolCall(call.name, arguments, call.id if is_name(call.id) else f"call_{number}"))
             elif not ended:
                 raise Truncated("the answer ended inside a tool call")
             elif not cut:
-                raise OutputInvalid("the model wrote a tool call without a name or with arguments that are not JSON")
+                raise OutputInvalid("the model wrote a tool call without a name, or with arguments that are not JSON")
         return made
+
+
+def is_name(text: str) -> bool:
+    """It can stand for something in a log: it is there, it is short and it has no control characters."""
+    return 0 < len(text) <= _NAME and text.isprintable()
+
+
+def name_in(chunk: Mapping[str, Any], key: str) -> str | None:
+    """A name that the server gives, if it is one."""
+    value = chunk.get(key)
+    return value if isinstance(value, str) and is_name(value) else None
+
+
+_REASONING = ("reasoning_content", "reasoning", "reasoning_text")  # some send two with the same text: the first counts
+
+
+def thoughts(delta: Mapping[str, Any]) -> str:
+    """The reasoning in a piece, under whichever of its names.
+
+    Raises:
+        Malformed: it is no text.
+    """
+    for name in _REASONING:
+        if delta.get(name):
+            return str(checked(delta[name], str, "reasoning"))
+    details = delta.get("reasoning_details")  # OpenRouter; mostly beside `reasoning`, with the same text
+    if not isinstance(details, list):
+        return ""
+    parts = [one.get("text") or one.get("summary") for one in details if isinstance(one, dict)]
+    return "".join(part for part in parts if isinstance(part, str))
 
 
 def texts(content: Any) -> tuple[str, str]:
@@ -168,7 +209,7 @@ def figures(usage: Mapping[str, Any]) -> list[tuple[str, int]]:
             value: Any = usage
             for key in path:
                 value = value.get(key) if isinstance(value, dict) else None
-            if type(value) is int and value >= 0:
+            if type(value) is int and 0 <= value < _MOST:
                 found.append((name, value))
                 break
     return found

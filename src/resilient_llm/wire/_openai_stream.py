@@ -17,15 +17,15 @@ from resilient_llm._errors import Malformed, Truncated
 from resilient_llm._replies import Degraded, Done, ReasoningDelta, TextDelta, Usage
 from resilient_llm.wire import WireEvent
 from resilient_llm.wire._checks import checked
+from resilient_llm.wire._envelope import filtered
 from resilient_llm.wire._frames import ErrorFrame, ServerSentEvents
 from resilient_llm.wire._openai_errors import error_from
-from resilient_llm.wire._openai_finish import FAILURES, FINISH, failed, nothing_said, reported_in
-from resilient_llm.wire._openai_parts import ToolCalls, figures, texts
+from resilient_llm.wire._openai_finish import failed, meaning, nothing_said, refused, reported_in
+from resilient_llm.wire._openai_parts import ToolCalls, figures, name_in, texts, thoughts
+from resilient_llm.wire._shown import shown
 
 MAX_BODY = 16 * 1024 * 1024  # bytes of an answer in one piece
 _BLANK = b" \t\r\n\xef\xbb\xbf"  # white space, and the byte order mark
-
-_REASONING = ("reasoning_content", "reasoning", "reasoning_text")  # some send two with the same text: the first counts
 
 
 class ChatDecoder:
@@ -40,6 +40,7 @@ class ChatDecoder:
         "_calls",
         "_degraded",
         "_figures",
+        "_filtered",
         "_fingerprint",
         "_finish",
         "_frames",
@@ -59,6 +60,7 @@ class ChatDecoder:
         self._calls = ToolCalls()
         self._degraded = degraded
         self._figures: dict[str, int] = {}
+        self._filtered: tuple[str, ...] = ()
         self._finish: str | None = None
         self._model: str | None = None
         self._fingerprint: str | None = None
@@ -165,16 +167,17 @@ class ChatDecoder:
             raise Malformed(f"the answer is not JSON: {error}") from None
         if not isinstance(completion, dict):
             raise reported_in(body)
-        if completion.get("object") == "error" or ("choices" not in completion and not completion.get("error")):
-            if not isinstance(completion.get("message", completion.get("detail")), (str, list, dict)):
-                raise Malformed("the answer has no choices")
-            raise error_from(None, {}, completion)
+        inner = completion.get("provider")
+        if not completion.get("choices") and isinstance(inner, dict) and inner.get("choices"):
+            completion = inner  # OpenRouter wraps it now and then (pydantic-ai#3994)
+        if "choices" not in completion and not refused(completion):
+            raise Malformed("the answer has no choices")
         self._chunk(completion, events)
         if self._finish is None and (self._said or self._calls or not completion.get("choices")):
             self._done(events, assumed="stop")  # Ollama leaves the reason out (ollama#2996)
 
     def _chunk(self, chunk: dict[str, Any], events: list[WireEvent]) -> None:
-        if chunk.get("error") or chunk.get("object") == "error":  # the latter: SGLang and old vLLM, flat
+        if refused(chunk):
             raise error_from(None, {}, chunk)
         self._payload = True
         self._describe(chunk)
@@ -188,9 +191,7 @@ class ChatDecoder:
         delta = checked(choice.get("delta") or choice.get("message") or {}, dict, "delta")
         text, thought = texts(delta.get("content") or "")
         text += checked(delta.get("refusal") or "", str, "refusal")  # its only answer then
-        if not thought:
-            named = next((delta[name] for name in _REASONING if delta.get(name)), "")
-            thought = checked(named, str, "reasoning")
+        thought = thought or thoughts(delta)
         if thought:
             self._thought = True
             events.append(ReasoningDelta(thought))
@@ -200,20 +201,25 @@ class ChatDecoder:
         for piece in checked(delta.get("tool_calls") or [], list, "tool_calls"):
             self._calls.add(piece)
         self._add_usage(choice.get("usage"))  # Moonshot
-        finish = choice.get("finish_reason")
+        self._end(choice)
+
+    def _end(self, choice: dict[str, Any]) -> None:
+        """The finish of a choice, if it has one, or the error that it is."""
+        raw = checked(choice.get("finish_reason") or "", str, "finish_reason")
+        finish = raw and shown(raw)
+        error = failed(finish, choice.get("error"))
+        if error is not None:
+            raise error
         if finish and self._finish is None:
-            self._finish = checked(finish, str, "finish_reason")
+            self._finish = finish
+            self._filtered = filtered(choice.get("content_filter_results"))
             self.finishing = True
-            if finish in FAILURES:
-                raise failed(finish, choice.get("error"))
 
     def _describe(self, chunk: dict[str, Any]) -> None:
         """Model, fingerprint and usage. An answer does not die of them."""
-        model, fingerprint, groq = chunk.get("model"), chunk.get("system_fingerprint"), chunk.get("x_groq")
-        if self._model is None and isinstance(model, str) and model:
-            self._model = model
-        if self._fingerprint is None and isinstance(fingerprint, str) and fingerprint:
-            self._fingerprint = fingerprint
+        groq = chunk.get("x_groq")
+        self._model = self._model or name_in(chunk, "model")
+        self._fingerprint = self._fingerprint or name_in(chunk, "system_fingerprint")
         self._add_usage(chunk.get("usage"))
         if isinstance(groq, dict):
             self._add_usage(groq.get("usage"))
@@ -232,7 +238,7 @@ class ChatDecoder:
         """Ends the answer with its tool calls and `Done`, or says why it is none."""
         self._over = self.finishing = True
         raw = self._finish
-        finish = FINISH.get(raw or assumed, "other")
+        finish = meaning(raw or assumed)
         usage = Usage(**self._figures)  # type: ignore[arg-type]  # the names are those of `figures`
         calls = self._calls.finish(cut=finish == "length", ended=raw is not None)
         degraded: list[Degraded] = [*self._degraded]
@@ -242,7 +248,7 @@ class ChatDecoder:
                 degraded.append("thinking_ate_budget")
                 self._thought = True
         if not (self._said or self._thought or self._calls):
-            raise nothing_said(raw, finish)
+            raise nothing_said(raw, finish, self._filtered)
         if calls and finish == "stop":  # Groq, Ollama, Gemini and llama.cpp say so now and then
             finish = "tool_calls"
         events.extend(calls)
@@ -264,6 +270,7 @@ def _plain(chunk: dict[str, Any]) -> str | None:
             and text
             and not chunk.get("usage")
             and "error" not in chunk
+            and "error" not in choice
             and "x_groq" not in chunk
         ):
             return text

@@ -44,8 +44,9 @@ _WORDS = r"""
     | input\ \(\d+\ tokens\)\ is\ (?:larger|longer)\ than                      # SGLang
     | tokens\ to\ keep\ from\ the\ initial\ prompt                             # LM Studio
     | keep\ the\ first\ \d+\ tokens\ when\ context                             # LM Studio
+    | range\ of\ input\ length\ should\ be\ \[1,                                  # Alibaba
     | requested\ tokens\ \(?\d+\)?\ exceed\ context\ window                    # llama-cpp-python
-    | exceeds\ the\ KV\ memory\ budget | exceeds\ the\ maximum\ allowed\ length   # SGLang
+    | exceeds\ the\ KV\ memory\ budget                                         # SGLang
     | is\ too\ large\ to\ process.{0,40}physical\ batch\ size                  # llama.cpp, embeddings, as a 500
     """
 
@@ -66,10 +67,12 @@ _LIMITS = (
     rf"max {_N} tokens per request",
     rf"exceeds the limit of {_N}",
     rf"configured limit of {_N}",
-    rf"context length of only {_N}",
+    rf"context length (?:of|is) only {_N}",
+    rf"maximum (?:allowed )?(?:context|input|prompt) length(?: is| of)?[ (]{{1,2}}{_N}",
+    rf"should be \[1, {_N}",
     rf"context length of \S{{1,100}} is {_N}",
     rf"context length \({_N} tokens",
-    rf"(?:context|prompt|input|model) (?:length|window|size|limit)[^.(\d]{{0,60}}{_N}",
+    rf"(?:context|prompt|input|model) (?:length|window|size|limit)(?! by )[^.(\d]{{0,60}}{_N}",
     rf"maximum allowed length[^.\d]{{0,20}}{_N}",
 )
 _TOKENS = (
@@ -90,7 +93,7 @@ _TOKENS = (
     rf"given: {_N}",
     rf"keep the first {_N} tokens",
     rf"{_N} tokens from the input",
-    rf"requested:? (?:about |tokens \(?)?{_N}",
+    rf"requested:? (?:about |tokens \(?)?{_N}\b(?! output)",
     rf"input length {_N}",
 )
 

@@ -1,0 +1,81 @@
+"""What an attempt needs beside a slot, taken at the head of the queue in one step or not at all.
+
+The breaker and the rate limit know nothing of each other, and the queue knows neither: it asks `take`, which gives all
+of it, says when to ask again, or refuses. Whatever was taken before a refusal is given back in the same step.
+"""
+
+from __future__ import annotations
+
+import math
+
+from resilient_llm._errors import LLMError
+from resilient_llm.policies._permits import Permit
+from resilient_llm.policies.breaker import CircuitBreaker
+from resilient_llm.policies.rate import RateLimit, Reservation
+
+
+class Ticket:
+    """What an attempt holds beside its slot.
+
+    Attributes:
+        permit: of the breaker.
+        reservation: of the rate limit, if there is one.
+    """
+
+    __slots__ = ("permit", "reservation")
+
+    def __init__(self, permit: Permit, reservation: Reservation | None = None) -> None:
+        self.permit, self.reservation = permit, reservation
+
+    def release(self) -> None:
+        """Gives back what had no verdict: the breaker hears nothing, the rate limit forgets it."""
+        self.permit.release()
+        if self.reservation is not None:
+            self.reservation.release()
+
+    def __repr__(self) -> str:
+        return f"Ticket({self.permit!r}, {self.reservation!r})"
+
+
+class Admission:
+    """Asks breaker and rate limit for one attempt.
+
+    Args:
+        breaker: of the route.
+        rate: of the route, if it has one.
+        tokens: that the attempt may use, prompt and answer together; they matter to the rate limit alone.
+        deadline: the instant after which waiting for the rate limit is in vain.
+    """
+
+    __slots__ = ("_breaker", "_deadline", "_rate", "_tokens")
+
+    def __init__(
+        self, breaker: CircuitBreaker, rate: RateLimit | None = None, tokens: int = 0, deadline: float = math.inf
+    ) -> None:
+        self._breaker, self._rate, self._tokens, self._deadline = breaker, rate, tokens, deadline
+
+    def peek(self, now: float) -> LLMError | None:
+        """Why waiting is in vain, or `None`. Takes nothing."""
+        refusal = self._breaker.check(now)
+        if refusal is not None or self._rate is None:
+            return refusal
+        return self._rate.check(self._tokens, now, self._deadline)
+
+    def take(self, now: float) -> Ticket | float:
+        """All that the attempt needs, or the instant at which it is worth asking again.
+
+        Raises:
+            LLMError: it may not be made, or there is no room in time; nothing was taken.
+        """
+        if self._rate is None:
+            return Ticket(self._breaker.admit(now))
+        if (refusal := self.peek(now)) is not None:
+            raise refusal
+        room = self._rate.reserve(self._tokens, now)
+        if not isinstance(room, Reservation):
+            return room
+        try:
+            return Ticket(self._breaker.admit(now), room)
+        except BaseException:
+            room.release()
+            raise

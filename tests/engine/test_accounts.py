@@ -1,0 +1,177 @@
+"""Every answer says who gave it, after what attempts, how long each phase took, and in what way it was degraded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from resilient_llm import (
+    AsyncClient,
+    Bulkhead,
+    Message,
+    Ollama,
+    OpenAICompatible,
+    Retry,
+    Route,
+    ServedBy,
+    Timings,
+    Usage,
+)
+from resilient_llm.errors import RateLimited, ServerError
+from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, say, status
+
+from .kit import REAL, Ask, client, error_of
+
+pytestmark = pytest.mark.anyio
+
+
+def assert_adds_up(timings: Timings) -> None:
+    """The parts are the total, and none of them is negative."""
+    parts = [
+        timings.failed, timings.backoff, timings.queue, timings.connect, timings.load, timings.first_token or 0.0,
+        timings.stream,
+    ]  # fmt: skip
+    assert min(parts) >= -1e-9
+    assert sum(parts) == pytest.approx(timings.total)
+
+
+async def test_the_phases_of_one_attempt(ask: Ask) -> None:
+    reply = await ask(client(FakeBackend(say("a", "b", "c", first=3, gap=2), connects=1, loads=5)))
+    timings = reply.timings
+    assert (timings.connect, timings.load, timings.first_token, timings.stream) == pytest.approx((1, 5, 3, 4))
+    assert (timings.total, timings.queue, timings.backoff, timings.failed) == pytest.approx((13, 0, 0, 0))
+    assert_adds_up(timings)
+    (attempt,) = reply.attempts
+    assert (attempt.number, attempt.kind, attempt.error, attempt.route) == (1, "first", None, "fake")
+    assert (attempt.connect, attempt.load, attempt.first_token) == pytest.approx((1, 5, 3))
+    assert (attempt.started, attempt.queue, attempt.total) == pytest.approx((0, 0, 13))
+
+
+async def test_what_was_lost_on_the_way_is_told_apart(ask: Ask) -> None:
+    first = FakeBackend(fail(ServerError("no")), name="a", connects=2)
+    second = FakeBackend(fail(RateLimited("slow", retry_after=10)), say("yes", first=4), name="b", connects=1)
+    reply = await ask(client(Route(first, retry=Retry(attempts=1)), second))
+    timings = reply.timings
+    assert timings.failed == pytest.approx(2 + 1)
+    assert 10 <= timings.backoff <= 11
+    assert (timings.connect, timings.first_token) == pytest.approx((1, 4))
+    assert_adds_up(timings)
+    assert [one.started for one in reply.attempts] == pytest.approx([0, 2, 3 + timings.backoff])
+    assert [one.total for one in reply.attempts] == pytest.approx([2, 1, 5])
+
+
+async def test_the_wait_for_a_slot_is_told_apart(ask: Ask) -> None:
+    llm = client(Route(FakeBackend(say("a", first=5)), bulkhead=Bulkhead(1)))
+    async with anyio.create_task_group() as group:
+        group.start_soon(llm.chat, "in front")
+        await anyio.sleep(1)
+        reply = await ask(llm)
+    assert reply.timings.queue == pytest.approx(4)
+    assert reply.attempts[0].queue == pytest.approx(4)
+    assert reply.timings.total == pytest.approx(9)
+    assert_adds_up(reply.timings)
+
+
+async def test_the_thinking_of_a_reader_is_part_of_the_stream() -> None:
+    async with client(FakeBackend(say("a", "b"))).stream("hi") as stream:
+        async for _ in stream:
+            await anyio.sleep(3)
+    assert stream.reply.timings.stream == pytest.approx(6)  # the last event ends it
+    assert_adds_up(stream.reply.timings)
+
+
+async def test_a_phase_that_there_was_not_is_none() -> None:
+    (attempt,) = (await client(FakeBackend(say("a"))).chat("hi")).attempts
+    assert (attempt.connect, attempt.load) == (None, None)
+    error = await error_of(client(Route(FakeBackend(fail(ServerError("no"))), retry=Retry(attempts=1))).chat("hi"))
+    assert error.attempts[0].first_token is None
+
+
+async def test_who_answered_and_what_it_said_of_itself(ask: Ask) -> None:
+    backend = FakeBackend(say("a"), name="r", model="m-8b", provider="somebody", window=8192)
+    reply = await ask(client(backend), seed=7)
+    assert reply.served_by == ServedBy(route="r", model="m-8b", provider="somebody", window=8192, seed=7)
+    assert (reply.route, reply.model) == ("r", "m-8b")
+
+
+async def test_the_usage_and_the_way_it_is_degraded(ask: Ask) -> None:
+    backend = FakeBackend(say("a", "b", finish="length", usage=Usage(5, 2, cached_tokens=3)))
+    reply = await ask(client(backend))
+    assert reply.usage == Usage(5, 2, cached_tokens=3)
+    assert (reply.finish_reason, reply.degraded) == ("length", ("cut_at_length",))
+
+
+async def test_the_reply_goes_into_the_history_of_the_next_call(ask: Ask) -> None:
+    backend = FakeBackend(say("hello", reasoning=["hm"]))
+    llm = client(backend)
+    history = [Message("user", "hi")]
+    history += [(await ask(llm, history)).message]
+    assert history[1] == Message("assistant", "hello", reasoning="hm")
+    await ask(llm, [*history, "and now?"])
+    assert [one.role for one in backend.requests[1].messages] == ["user", "assistant", "user"]  # type: ignore[union-attr]
+
+
+@REAL
+async def test_over_the_wire_everything_that_the_server_tells_is_told(ask: Ask) -> None:
+    with FakeOllama(say("a", "b", first=0.05)) as near, FakeOpenAI(status(500), say("a", "b")) as far:
+        async with AsyncClient(Ollama("llama3.2", base_url=near.url, num_ctx=2048)) as llm:
+            reply = await ask(llm, seed=3)
+            served = reply.served_by
+            assert (served.provider, served.window, served.seed) == ("ollama", 2048, 3)
+            assert served.digest
+            assert served.quantization
+            assert reply.timings.connect > 0
+            assert (reply.timings.first_token or 0) >= 0.05
+            assert_adds_up(reply.timings)
+        async with AsyncClient(OpenAICompatible("m", base_url=far.url, api_key="k")) as llm:
+            reply = await ask(llm)
+            assert reply.request_id
+            assert reply.served_by.fingerprint
+            assert [type(one.error) for one in reply.attempts] == [ServerError, type(None)]
+            failed: Any = reply.attempts[0].error
+            assert failed.request_id
+            assert failed.request_id != reply.request_id
+            assert (failed.status, failed.route) == (500, "compatible:m")
+            assert reply.attempts[1].connect is None  # the connection was there already
+            assert_adds_up(reply.timings)
+
+
+async def test_what_is_in_force_and_what_state_it_is_in(ask: Ask) -> None:
+    llm = client(
+        Route(FakeBackend(fail(RateLimited("slow", retry_after=100)), name="a"), retry=Retry(attempts=1)),
+        FakeBackend(say("yes"), name="b", local=True, window=4096),
+    )
+    await ask(llm)
+    explained = llm.explain()
+    assert "1. a (hosted, zone internet, window unknown)" in explained
+    assert "2. b (local, zone machine, window 4096)" in explained
+    state = llm.snapshot()
+    assert state["a"]["aside"] == pytest.approx(100)
+    assert state["b"]["aside"] == 0
+    assert state["b"]["bulkhead"].slots == 1
+
+
+async def test_the_models_of_every_route_are_listed() -> None:
+    llm = client(FakeBackend(name="a", model="m1"), FakeBackend(name="b", model="m2"))
+    assert await llm.models() == {"a": ("m1",), "b": ("m2",)}
+
+
+@REAL
+async def test_one_server_that_is_down_hides_no_other_in_the_list_of_models() -> None:
+    with FakeOllama() as near, FakeOpenAI() as far:
+        gone = FakeOpenAI()
+        with gone:
+            url = gone.url
+        async with AsyncClient(
+            Ollama("llama3.2", base_url=near.url),
+            OpenAICompatible("m", base_url=url, api_key="k", name="gone"),
+            OpenAICompatible("m", base_url=far.url, api_key="k", name="far"),
+        ) as llm:
+            models = await llm.models()
+            assert models["ollama:llama3.2"] == ("llama3.2:latest",)
+            assert models["far"]
+            assert "gone" not in models
+        async with AsyncClient(OpenAICompatible("m", base_url=url, api_key="k", name="gone")) as llm:
+            assert (await error_of(llm.models())).route == "gone"
