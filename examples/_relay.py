@@ -59,7 +59,8 @@ class Relay:
             self._listener.close()
             self._listener = None
         for client in self._connections.values():
-            client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            with contextlib.suppress(OSError):  # it has just left by itself
+                client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             client.transport.abort()
 
     async def mend(self) -> None:

@@ -133,11 +133,7 @@ class AuthFailed(RequestRejected):
 
 
 class ContentFiltered(RequestRejected):
-    """The provider's filter stopped the prompt or the answer.
-
-    Attributes:
-        categories: for what, in the provider's words (`"hate"`, `"violence"`); empty if it did not say.
-    """
+    """The provider's filter stopped the prompt or the answer, for these `categories` in its own words, if it said."""
 
     _extra = ("categories",)
 
@@ -147,11 +143,7 @@ class ContentFiltered(RequestRejected):
 
 
 class UnsupportedParameter(RequestRejected):
-    """The server knows the request but not one of its fields.
-
-    Attributes:
-        parameter: the field that it refused, as the server spells it.
-    """
+    """The server knows the request but not one of its fields: `parameter`, as the server spells it."""
 
     _extra = ("parameter",)
 

@@ -27,10 +27,8 @@ from resilient_llm.errors import (
     Truncated,
 )
 
-from .conftest import Provider, Rig, Setup
+from .conftest import UPSTREAM, Provider, Rig, Setup
 
-# A stream that is left early leaves generators of httpx and httpx2 to the collector; trio has a word for that.
-UPSTREAM = pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning")
 pytestmark = [pytest.mark.anyio, UPSTREAM]
 Form = Literal["chat", "stream"]
 FORMS: tuple[Form, ...] = ("chat", "stream")

@@ -15,7 +15,7 @@ from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, hang, say
 from .kit import LATE, REAL, Ask, assert_nothing_held, client, error_of
 
 pytestmark = [pytest.mark.anyio, REAL]
-LOAD = 0.25  # seconds that the fake server takes
+LOAD = 0.2  # seconds that the fake server takes
 
 
 def local(server: FakeOllama, **options: object) -> Route:

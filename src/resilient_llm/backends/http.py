@@ -228,12 +228,14 @@ class OwnTransport:
 
 
 class UserTransport:
-    """The user's own client: its proxies, TLS, limits and authentication are his."""
+    """The user's own client: its proxies, TLS and limits are his, and its authentication where we have no key."""
 
     def __init__(self, endpoint: Endpoint, client: Any) -> None:
-        if not callable(getattr(client, "send", None)) or not callable(getattr(client, "build_request", None)):
+        if not all(callable(getattr(client, verb, None)) for verb in ("send", "build_request", "aclose")):
             raise ConfigError("http_client: an httpx2.AsyncClient or an httpx.AsyncClient is needed")
         self._endpoint, self._client = endpoint, client
+        keyed = any(name.lower() == b"authorization" for name, _ in endpoint.headers)
+        self._how: dict[str, Any] = {"stream": True, "follow_redirects": False, **({"auth": None} if keyed else {})}
         self._loop: Any = None
 
     async def send(self, method: bytes, path: str, body: bytes, watch: Watch) -> Answer:
@@ -247,7 +249,7 @@ class UserTransport:
             method.decode(), at.url + path, content=body, headers=list(at.headers[1:]),
             timeout=(watch.limits.connect, None, None, client.timeout.pool),
         )  # fmt: skip
-        response = await client.send(request, stream=True, follow_redirects=False)
+        response = await client.send(request, **self._how)
         return Answer(response.status_code, response.headers.raw, _Body(response))
 
     async def aclose(self) -> None:
