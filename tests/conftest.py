@@ -6,11 +6,13 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from trio.testing import MockClock
+
+from resilient_llm._detached import Detached, Job
 
 ASYNCIO = pytest.param(("asyncio", {}), id="asyncio")
 VIRTUAL = pytest.param(("trio", {"clock": MockClock(autojump_threshold=0)}), id="trio-virtual")
@@ -40,11 +42,26 @@ def _pooled(thread: threading.Thread) -> bool:
     return "worker" in thread.name.lower() or thread.name.startswith("Trio thread")
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After a test no socket and no thread is there that was not there before it.
+@pytest.fixture
+def detached_jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The tasks that the library starts by itself during the test: it has no others that outlive a call."""
+    jobs: list[Job] = []
+    spawn = Detached.spawn
 
-    What the garbage collector has to find, or a thread has to end, gets a second; a leak does not go away.
+    def watched(owner: Detached, work: Callable[[], Awaitable[None]]) -> Job:
+        jobs.append(job := spawn(owner, work))
+        return job
+
+    monkeypatch.setattr(Detached, "spawn", watched)
+    return jobs
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(detached_jobs: list[Job]) -> Iterator[None]:
+    """After a test no socket, no thread and no task is there that was not there before it.
+
+    What the garbage collector has to find, or a thread has to end, gets a second; a leak does not go away. A generator
+    that was not closed is found by the event loops themselves: their warnings are errors.
     """
     sockets, threads = _sockets(), set(threading.enumerate())
     yield
@@ -52,7 +69,8 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     while True:
         left = {one for one in set(threading.enumerate()) - threads if not _pooled(one)}
         open_sockets = _sockets() - sockets
-        if not left and not open_sockets:
+        running = [job for job in detached_jobs if not job.done.is_set()]
+        if not left and not open_sockets and not running:
             return
         if time.monotonic() > end:
             break
@@ -60,3 +78,4 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         time.sleep(0.01)
     assert not left, f"threads left behind: {left}"
     assert not open_sockets, f"sockets left behind: {len(open_sockets)}"
+    assert not running, f"tasks left behind: {len(running)}"

@@ -102,17 +102,19 @@ def rig(provider: Provider, way: Way) -> Setup:
                         yield Rig(llm, lambda: mocked.chats, closed)
             return
         http_client = {"own": lambda: None, "httpx2": httpx2.AsyncClient, "httpx": httpx.AsyncClient}[way]()
+
+        async def gone() -> None:
+            await anyio.to_thread.run_sync(fake.wait_idle)
+            assert fake.chats[-1].ended == "disconnected"
+
         with fake:
             backend = backend_to(provider, fake.url, http_client=http_client)
-            async with AsyncClient(Route(backend, retry=retry, **route)) as llm:
-
-                async def gone() -> None:
-                    await anyio.to_thread.run_sync(fake.wait_idle)
-                    assert fake.chats[-1].ended == "disconnected"
-
-                yield Rig(llm, lambda: len(fake.chats), gone)
-            if http_client is not None:
-                assert not http_client.is_closed  # it is the user's
-                await http_client.aclose()
+            try:
+                async with AsyncClient(Route(backend, retry=retry, **route)) as llm:
+                    yield Rig(llm, lambda: len(fake.chats), gone)
+                assert http_client is None or not http_client.is_closed  # it is the user's
+            finally:
+                if http_client is not None:
+                    await http_client.aclose()
 
     return make

@@ -65,7 +65,10 @@ async def test_defaults_of_the_users_client_do_not_lead_a_request_astray(library
 
 
 @LIBRARIES
-async def test_where_we_have_no_key_the_clients_own_authentication_is_used(library: Any) -> None:
+async def test_where_we_have_no_key_the_clients_own_authentication_is_used(
+    library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OLLAMA_API_KEY", raising=False)
     with FakeOllama(say("hello")) as server:
         async with library.AsyncClient(auth=("user", "password")) as http:
             assert (await AsyncClient(Ollama(MODEL, base_url=server.url, http_client=http)).chat("hi")).text == "hello"
@@ -112,17 +115,18 @@ FAILURES: dict[str, tuple[type[LLMError], type[LLMError]]] = {  # before the ans
 @LIBRARIES
 @pytest.mark.parametrize("begun", [False, True], ids=["before", "within"])
 @pytest.mark.parametrize("name", FAILURES)
-async def test_every_failure_of_the_library_has_a_type_and_its_words(library: Any, name: str, begun: bool) -> None:
+async def test_every_failure_of_the_library_has_a_type(library: Any, name: str, begun: bool) -> None:
     failing = Failing(library, getattr(library, name)("their words"), begun=begun)
     async with library.AsyncClient(transport=failing.transport()) as http:
         backend = backend_to("openai", "http://fake.test/v1", http_client=http)
         llm = AsyncClient(Route(backend, retry=Retry(attempts=1)))
         with pytest.raises(FAILURES[name][begun]) as caught:
             await llm.chat("hi")
-    assert caught.value.fault == (None if name == "PoolTimeout" and not begun else caught.value.fault)
-    assert getattr(caught.value, "partial", "") == (
-        "hel" if begun and isinstance(caught.value, StreamInterrupted) else ""
-    )
+    assert len(caught.value.attempts) == 1
+    if isinstance(caught.value, StreamInterrupted):
+        assert caught.value.partial == "hel"
+    if name == "PoolTimeout" and not begun:
+        assert caught.value.fault is None
 
 
 BROKEN = {
@@ -166,12 +170,10 @@ async def test_a_users_client_may_lead_anywhere_so_private_calls_stay_off_it(lib
 async def test_one_client_serves_several_routes_and_several_of_our_clients(library: Any) -> None:
     with FakeOpenAI(status(500)) as broken, FakeOllama(say("hello")) as well:
         async with library.AsyncClient() as http:
-            routes = [
-                backend_to("openai", broken.url, http_client=http),
-                backend_to("ollama", well.url, http_client=http),
-            ]
+            first = Route(backend_to("openai", broken.url, http_client=http), retry=Retry(attempts=1))
+            second = backend_to("ollama", well.url, http_client=http)
             for _ in range(2):
-                async with AsyncClient(*routes) as llm:
+                async with AsyncClient(first, second) as llm:
                     reply = await llm.chat("hi")
                 assert (reply.text, reply.route) == ("hello", f"ollama:{MODEL}")
 
