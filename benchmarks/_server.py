@@ -36,7 +36,7 @@ _SHOWN = {"details": {"family": "llama", "quantization_level": "Q4_K_M"}, "capab
 
 
 def _tokens(count: int) -> list[str]:
-    return [" token"] * count
+    return [f" token{number}" for number in range(count)]  # LiteLLM breaks off a stream that repeats itself
 
 
 def _openai_usage(count: int) -> dict[str, Any]:
