@@ -157,8 +157,9 @@ class Stream:
     def __del__(self) -> None:
         if self._errand is None or self._errand.done:
             return
+        shown = repr(self)  # first: what is cancelled may be over before the next line
         self._errand.cancel("the stream was dropped")
-        warnings.warn(f"{self!r} was dropped without being closed; use with", ResourceWarning, 2, source=self)
+        warnings.warn(f"{shown} was dropped without being closed; use with", ResourceWarning, 2, source=self)
 
     def __repr__(self) -> str:
         return repr(self._pump.stream).replace("ChatStream", "Stream", 1)

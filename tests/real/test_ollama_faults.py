@@ -41,7 +41,11 @@ async def test_our_own_queue_is_as_narrow_as_the_server_so_that_it_never_has_to_
 
 
 async def test_a_full_queue_of_the_server_is_overload_and_nobodys_fault(ollama_server: Server) -> None:
-    """With more slots than the server has: one is served, two wait, and what comes at the same time is refused."""
+    """With more slots than the server has: one is being let in, two wait for that, and all others are refused.
+
+    Letting one in takes no time unless the runner does not answer Ollama's question whether it is well: so it is
+    stopped until somebody was refused.
+    """
     ends: list[ChatReply | LLMError] = []
     route = Route(to_ollama(ollama_server), bulkhead=Bulkhead(8), retry=Retry(attempts=1))
     async with AsyncClient(route) as llm:
@@ -54,12 +58,17 @@ async def test_a_full_queue_of_the_server_is_overload_and_nobodys_fault(ollama_s
                 ends.append(error)
 
         async with anyio.create_task_group() as group:
+            signal_runners(ollama_server, signal.SIGSTOP)
             for _ in range(8):
                 group.start_soon(ask)
+            try:
+                await eventually(lambda: len(ends) >= 8 - QUEUE - 1)
+            finally:
+                signal_runners(ollama_server, signal.SIGCONT)
         breaker = llm.snapshot()["ollama:scripted"]["breaker"]
     refused = [end for end in ends if isinstance(end, Overloaded)]
     assert len(ends) == 8
-    assert refused
+    assert 8 - QUEUE - 1 <= len(refused) <= 8 - QUEUE  # one more, if all were there before the first was let in
     assert {(error.status, error.fault, error.retryable, error.falls_back) for error in refused} == {
         (503, None, True, True)
     }

@@ -28,6 +28,7 @@ from resilient_llm import (
     Timeouts,
     ToolCall,
 )
+from resilient_llm._portal import Errand
 from resilient_llm.errors import ClientClosed, ConnectFailed, StreamStalled
 from resilient_llm.testing import FakeBackend, FakeOllama, cut, fail, say, stall
 
@@ -160,6 +161,25 @@ def test_a_stream_that_is_dropped_warns_and_hangs_up() -> None:
             del stream
         server.wait_for(lambda: server.chats[0].ended == "disconnected")
         assert llm.chat("hi").text == "fine"
+
+
+def test_the_warning_tells_of_the_stream_as_it_was_dropped_however_fast_it_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = FakeBackend(stall("a"))
+    cancel = Errand.cancel
+
+    def ended_at_once(errand: Errand[Any], why: str) -> None:
+        cancel(errand, why)
+        settled(lambda: backend.active)
+
+    with Client(backend) as llm:
+        stream = llm.stream("hi").__enter__()
+        next(stream)
+        monkeypatch.setattr(Errand, "cancel", ended_at_once)
+        with pytest.warns(ResourceWarning, match=r"Stream\(open, 1 chars.*use with"):
+            del stream
+        assert backend.active == 0
 
 
 def test_it_hangs_up_also_where_warnings_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
