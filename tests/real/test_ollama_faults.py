@@ -5,20 +5,58 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 
-from resilient_llm import AsyncClient, Bulkhead, ChatReply, LLMError, Retry, Route, StreamInterrupted, Timeouts
+from resilient_llm import (
+    AsyncClient,
+    Bulkhead,
+    ChatReply,
+    DeadlineExceeded,
+    LLMError,
+    Retry,
+    Route,
+    StreamInterrupted,
+    Timeouts,
+)
 from resilient_llm.errors import BadRequest, Overloaded, ServerError, StreamStalled
 
-from .helpers import eventually, to_llama, to_ollama
+from .helpers import answers, connections, eventually, in_memory, to_llama, to_ollama
 from .llamacpp import Server as Llama
 from .ollama import Server
 from .script import SCRIPT
 
 pytestmark = pytest.mark.anyio
 QUEUE = 2  # OLLAMA_MAX_QUEUE
+
+
+WEDGED = "the runner of Ollama 0.9.3 kept its slot though nobody is connected: a client that is not ours is not served"
+
+
+@pytest.fixture(autouse=True)
+def no_wedged_runner_is_left(ollama_server: Server) -> Iterator[None]:
+    """About one run in five the runner keeps the slot of an answer that was broken off; only its end helps then."""
+    yield
+    if not all(answers(ollama_server, model) for model in in_memory(ollama_server)):
+        signal_runners(ollama_server, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def served_once_more(ollama_server: Server) -> AsyncIterator[None]:
+    """A call that has to be served after another one was broken off.
+
+    If it is not, it is our fault as long as a connection of ours is open or another client is served.
+    """
+    try:
+        yield
+    except DeadlineExceeded:
+        await eventually(lambda: connections(ollama_server) == 0)
+        if await anyio.to_thread.run_sync(answers, ollama_server, "endless"):
+            raise
+        pytest.xfail(WEDGED)
 
 
 def signal_runners(server: Server, sent: signal.Signals) -> None:
@@ -132,7 +170,7 @@ async def test_a_chat_whose_runner_is_killed_gives_the_whole_answer_of_the_next_
 
 async def test_a_runner_that_stops_in_mid_stream_is_left_at_the_gap_limit(ollama_server: Server) -> None:
     route = Route(to_ollama(ollama_server, "endless"), timeouts=Timeouts(between_tokens=0.5))
-    async with AsyncClient(route) as llm:
+    async with served_once_more(ollama_server), AsyncClient(route) as llm:
         seen: list[str] = []
         try:
             with pytest.raises(StreamStalled) as caught:
@@ -144,13 +182,15 @@ async def test_a_runner_that_stops_in_mid_stream_is_left_at_the_gap_limit(ollama
         finally:
             signal_runners(ollama_server, signal.SIGCONT)
         assert caught.value.partial == "".join(seen)
-        assert (await llm.chat("hi", temperature=0, max_tokens=3)).text  # nothing is left behind that blocks the slot
+        again = await llm.chat("hi", temperature=0, max_tokens=3, timeout=3)
+        assert again.text  # nothing is left behind that blocks the slot
 
 
 @pytest.mark.parametrize("way", ["leave", "cancel"])
 async def test_whoever_stops_listening_frees_the_slot(ollama_server: Server, way: str) -> None:
     """The server has one slot, and this answer would keep it for ten seconds and more."""
-    async with AsyncClient(to_ollama(ollama_server, "endless", options={"num_predict": 20_000})) as llm:
+    endless = to_ollama(ollama_server, "endless", options={"num_predict": 20_000})
+    async with served_once_more(ollama_server), AsyncClient(endless) as llm:
         await llm.warm_up()
         if way == "leave":
             async with llm.stream("hi") as stream:
@@ -160,6 +200,6 @@ async def test_whoever_stops_listening_frees_the_slot(ollama_server: Server, way
                 await llm.chat("hi")
             assert scope.cancelled_caught
         left = time.monotonic()
-        reply = await llm.chat("hi", max_tokens=1)
+        reply = await llm.chat("hi", max_tokens=1, timeout=3)
         assert time.monotonic() - left < 1
         assert len(reply.attempts) == 1
