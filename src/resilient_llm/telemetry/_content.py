@@ -10,8 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from resilient_llm.telemetry._semconv import INPUT_MESSAGES, OUTPUT_MESSAGES, TOOL_DEFINITIONS
 from resilient_llm._types import ChatRequest, Message, Tool, ToolCall
+from resilient_llm.telemetry._semconv import INPUT_MESSAGES, OUTPUT_MESSAGES, TOOL_DEFINITIONS
 
 _FINISH = {"tool_calls": "tool_call"}
 

@@ -7,37 +7,31 @@ imported; the SDK is the application's.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from resilient_llm._call import Call
 from resilient_llm._errors import ConfigError
 from resilient_llm._events import BreakerChanged, ClientEvent, Tell
-from resilient_llm._leg import Leg
 from resilient_llm._types import ToolCall
 from resilient_llm.telemetry import _semconv as names
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
+    from resilient_llm._call import Call
+    from resilient_llm._leg import Leg
     from resilient_llm.telemetry._sinks import OpenSinks
-    from resilient_llm.telemetry._spans import CallTrace
 
 Version = Literal["1.41", "dev"]
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _CAPTURES = ("span_only", "span_and_event", "true")  # the last from before v1.37; events alone are not sent here
 _API = ("opentelemetry.trace", "opentelemetry.metrics")
 _SET = ("OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER")  # makes a provider without an import
-_ABOVE = ("opentelemetry.genai.client.inference.context", "suppress_language_model_instrumentation")
-log = logging.getLogger("resilient_llm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +40,8 @@ class Telemetry:
 
     Args:
         content: prompts, answers and tool definitions on the span of the call. Default: what the variable
-            `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` says (`SPAN_ONLY`, `SPAN_AND_EVENT`), else no. Never for
-            a call that is `local_only`, by whatever way: where the spans go is not known here.
+            `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` says (`SPAN_ONLY`, `SPAN_AND_EVENT`), else no. Never
+            for a call that is `local_only`, by whatever way: where the spans go is not known here.
         propagate_to: hosts that may be sent a `traceparent` header, beside those of this machine. No other header of a
             trace is ever sent.
         metric_tags: the words of `tags=` that may become a label of metrics. Each adds series.
@@ -131,10 +125,19 @@ class Hub:
                 self._sinks = OpenSinks(self.options, tracers, meters, self.legs, self._clock)
         return self._sinks
 
-    def changed(self, event: ClientEvent) -> None:
-        """A breaker has changed: for the metrics, and for the trace of the call that made it."""
-        if self._sinks is not None and isinstance(event, BreakerChanged):
-            self._sinks.changed(event)
+    def around(self, tell: Tell | None) -> Tell:
+        """What the routes tell: it is logged and counted, then passed on."""
+        from resilient_llm import _log  # it takes its names from this package
+
+        def told(event: ClientEvent) -> None:
+            if isinstance(event, BreakerChanged):
+                _log.breaker_changed(event.route, event.before, event.after, event.reason)
+                if self._sinks is not None:
+                    self._sinks.changed(event)
+            if tell is not None:
+                tell(event)
+
+        return told
 
     def settle(self) -> None:
         """Does what finalisers have put down."""

@@ -128,7 +128,8 @@ class Instruments:
 
     def _sums(self, metric: Metric) -> dict[tuple[tuple[str, str], ...], float]:
         """What all routes say now; of a queue that several of them share only once."""
-        look, sums = _LOOK[metric.name], {}
+        look = _LOOK[metric.name]
+        sums: dict[tuple[tuple[str, str], ...], float] = {}
         queues: set[int] = set()
         for one in list(self.routes):
             if metric in (metrics.QUEUE_SIZE, metrics.LIMIT):

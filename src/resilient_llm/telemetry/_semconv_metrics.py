@@ -34,7 +34,6 @@ from resilient_llm.telemetry._semconv import (
     ROUTE,
     TAG,
     TOKEN_TYPE,
-    Name,
 )
 
 Instrument = Literal["histogram", "counter", "gauge", "updown"]
@@ -48,7 +47,7 @@ class Metric:
     instrument: Instrument
     unit: str
     when: str
-    labels: tuple[Name, ...]
+    labels: tuple[str, ...]
     buckets: tuple[float, ...] = ()
 
 
@@ -76,7 +75,7 @@ class Convention:
         return iter(dict.fromkeys(every))
 
 
-def _duration(name: str, when: str, *labels: Name) -> Metric:
+def _duration(name: str, when: str, *labels: str) -> Metric:
     return Metric(name, "histogram", "s", when, (*_SERVED, *labels, TAG), DURATIONS)
 
 

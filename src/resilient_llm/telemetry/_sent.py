@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from opentelemetry import context, trace
@@ -32,7 +31,7 @@ class Sinks(Protocol):
     calls: Tracer
     attempts: Tracer
     instruments: Instruments
-    targets: Mapping[str, Target]
+    targets: dict[str, Target]
     content: bool
     metric_tags: tuple[str, ...]
 

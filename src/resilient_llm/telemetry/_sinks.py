@@ -10,9 +10,7 @@ from opentelemetry import context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from resilient_llm._call import Call
 from resilient_llm._events import BreakerChanged, ClientEvent
-from resilient_llm._leg import Leg
 from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry import _semconv_metrics as metrics
 from resilient_llm.telemetry._metrics import instruments
@@ -20,11 +18,15 @@ from resilient_llm.telemetry._spans import CallTrace
 from resilient_llm.telemetry._targets import Target
 
 if TYPE_CHECKING:
+    from resilient_llm._call import Call
+    from resilient_llm._leg import Leg
     from resilient_llm.telemetry._hub import Telemetry
 
 # Set by whoever wants silence: everywhere, or only of a second span for a call that has one (OpenTelemetry's own GenAI
 # helpers, OpenLLMetry). The first is no public name of the API.
-_SILENT = tuple(key for key in (getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", ""), "suppress_instrumentation") if key)
+_SILENT = tuple(
+    key for key in (getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", ""), "suppress_instrumentation") if key
+)
 _HAS_ONE = ("opentelemetry.genai.client.inference.context", "suppress_language_model_instrumentation")
 
 

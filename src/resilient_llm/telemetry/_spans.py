@@ -24,10 +24,6 @@ from opentelemetry import baggage, context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from resilient_llm.telemetry import _semconv as names
-from resilient_llm.telemetry import _semconv_metrics as metrics
-from resilient_llm.telemetry import _summary as summary
-from resilient_llm._call import Call
 from resilient_llm._errors import ContextOverflow, LLMError
 from resilient_llm._events import (
     AttemptEnded,
@@ -40,12 +36,16 @@ from resilient_llm._events import (
     PromptTrimmed,
     RetryPlanned,
 )
-from resilient_llm.telemetry._metrics import Ended
 from resilient_llm._replies import Attempt, Usage
+from resilient_llm.telemetry import _semconv as names
+from resilient_llm.telemetry import _semconv_metrics as metrics
+from resilient_llm.telemetry import _summary as summary
+from resilient_llm.telemetry._metrics import Ended
 from resilient_llm.telemetry._sent import Sent, Sinks
 from resilient_llm.telemetry._targets import Target
 
 if TYPE_CHECKING:
+    from resilient_llm._call import Call
     from resilient_llm._run import Run
 
 _ENDED = {"ok": "served", "failed": "failed", "cancelled": "cancelled", "left": "abandoned"}
@@ -96,7 +96,8 @@ class CallTrace:
         """A request goes out now; `leave` what this gives."""
         target, number = self._sinks.targets[run.leg.name], run.number
         attributes: dict[str, Any] = {
-            names.NUMBER: number, names.KIND: run.kind, names.TARGET: target.name, names.ROUTE: run.leg.name, **target.where
+            names.NUMBER: number, names.KIND: run.kind, names.TARGET: target.name, names.ROUTE: run.leg.name,
+            **target.where,
         }  # fmt: skip
         if self._requests:
             attributes[names.RESEND] = self._requests
@@ -148,14 +149,7 @@ class CallTrace:
     def _tell_news(self, target: Target) -> None:
         """What the breaker of this route has just done, which is told in the same step as what made it do so."""
         while target.news:
-            change = target.news.pop(0)
-            self._note(
-                names.TRANSITION.name,
-                {
-                    names.BREAKER: change.route, names.BREAKER_FROM: change.before.replace("-", "_"),
-                    names.BREAKER_TO: change.after.replace("-", "_"), names.REASON: change.reason,
-                },
-            )  # fmt: skip
+            self._note(names.TRANSITION.name, summary.of_transition(target.news.popleft()))
 
     def _begin(self, event: CallStarted) -> None:
         self._wall, self._kind = time_ns(), event.kind
@@ -214,45 +208,30 @@ class CallTrace:
 
     def _refused(self, record: Attempt) -> None:
         """Nothing was sent."""
-        error, route = record.error, record.route
-        if error is None:
+        if record.error is None:
             return  # cancelled in the queue
-        tell = self._sinks.instruments.record
-        if isinstance(error, ContextOverflow):
-            attributes = {names.ROUTE: route, names.GUARD_VERDICT: "deny"}
-            tell(metrics.GUARD_DECISIONS, 1, attributes)
-            sizes = {names.TOKENS: error.tokens, names.TOKENS_ROOM: error.limit}
-            self._note(names.GUARD.name, {**attributes, **{key: size for key, size in sizes.items() if size is not None}})
-            return
-        labels = {names.ROUTE: route, names.REASON: names.error_type(error)}
-        tell(metrics.REJECTIONS, 1, labels)
-        self._note(names.REJECTED.name, {**labels, names.NUMBER: record.number})
+        denied = isinstance(record.error, ContextOverflow)
+        labels, more = summary.of_refusal(record)
+        self._sinks.instruments.record(metrics.GUARD_DECISIONS if denied else metrics.REJECTIONS, 1, labels)
+        self._note((names.GUARD if denied else names.REJECTED).name, labels | more)
 
     def _retry(self, event: RetryPlanned) -> None:
         self._waited += event.wait
-        kind = names.error_type(event.error)
-        target = self._sinks.targets[event.route]
-        self._sinks.instruments.record(metrics.RETRIES, 1, {**target.labels, names.ERROR_TYPE: kind})
-        source = "retry_after" if event.error.retry_after is not None else "backoff"
-        number = len(self._call.attempts) + 1
-        self._note(
-            names.RETRY.name,
-            {names.NUMBER: number, names.ERROR_TYPE: kind, names.DELAY: event.wait, names.SOURCE: source},
-        )
+        attributes = summary.of_retry(event, len(self._call.attempts) + 1)
+        labels = {**self._sinks.targets[event.route].labels, names.ERROR_TYPE: attributes[names.ERROR_TYPE]}
+        self._sinks.instruments.record(metrics.RETRIES, 1, labels)
+        self._note(names.RETRY.name, attributes)
 
     def _fallback(self, event: FellBack) -> None:
-        attributes = {
-            names.FELL_FROM: event.before, names.FELL_TO: event.after, names.ERROR_TYPE: names.error_type(event.error)
-        }  # fmt: skip
+        kind = names.error_type(event.error)
+        attributes = {names.FELL_FROM: event.before, names.FELL_TO: event.after, names.ERROR_TYPE: kind}
         self._sinks.instruments.record(metrics.FALLBACKS, 1, attributes)
         self._note(names.FALLBACK.name, attributes)
 
     def _trimmed(self, event: PromptTrimmed) -> None:
-        attributes = {names.ROUTE: event.route, names.GUARD_VERDICT: "modify"}
-        self._sinks.instruments.record(metrics.GUARD_DECISIONS, 1, attributes)
-        self._note(
-            names.GUARD.name, {**attributes, names.MESSAGES: event.messages, names.MESSAGES_LEFT: event.left}
-        )
+        labels: dict[str, Any] = {names.ROUTE: event.route, names.GUARD_VERDICT: "modify"}
+        self._sinks.instruments.record(metrics.GUARD_DECISIONS, 1, labels)
+        self._note(names.GUARD.name, {**labels, names.MESSAGES: event.messages, names.MESSAGES_LEFT: event.left})
 
     def _end(self, event: CallEnded) -> None:
         call, run, sinks = self._call, self._run, self._sinks
@@ -273,9 +252,7 @@ class CallTrace:
         )  # fmt: skip
         self._call = self._run = None  # type: ignore[assignment]  # or call and trace would keep each other alive
 
-    def _describe(
-        self, event: CallEnded, target: Target, outcome: str, depth: int, answer: Mapping[str, Any]
-    ) -> None:
+    def _describe(self, event: CallEnded, target: Target, outcome: str, depth: int, answer: Mapping[str, Any]) -> None:
         """Everything that is known of the call, on its span."""
         call, span, asked = self._call, self._span, self._asked or target
         found: dict[str, Any] = {
@@ -297,7 +274,7 @@ class CallTrace:
             if isinstance(given, str):
                 found[key] = given
         if self._limit is not None:
-            found[names.DEADLINE] = self._limit
+            found[names.DEADLINE], found[names.DEADLINE_LEFT] = self._limit, self._limit - event.seconds
         if self._sinks.content:
             found |= summary.of_content(call, self._run, whole=event.outcome == "ok")
         if event.error is not None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resilient_llm.telemetry import _content as content
-from resilient_llm.telemetry import _semconv as names
-from resilient_llm._call import Call
-from resilient_llm._errors import LLMError
-from resilient_llm._events import CallEnded
+from resilient_llm._errors import ContextOverflow, LLMError
+from resilient_llm._events import BreakerChanged, CallEnded, RetryPlanned
 from resilient_llm._replies import Attempt, Usage
 from resilient_llm._types import ChatRequest
+from resilient_llm.telemetry import _content as content
+from resilient_llm.telemetry import _semconv as names
 
 if TYPE_CHECKING:
+    from resilient_llm._call import Call
     from resilient_llm._run import Run
 
 
@@ -73,12 +72,36 @@ def of_attempt(wire: Wire, record: Attempt, outcome: str, usage: Usage) -> dict[
     return found
 
 
+def of_refusal(record: Attempt) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A route that refused: what its metric is labelled with, and what its event says beside that."""
+    error, route = record.error, record.route
+    assert error is not None
+    if isinstance(error, ContextOverflow):
+        sizes = {names.TOKENS: error.tokens, names.TOKENS_ROOM: error.limit}
+        known = {key: size for key, size in sizes.items() if size is not None}
+        return {names.ROUTE: route, names.GUARD_VERDICT: "deny"}, known
+    return {names.ROUTE: route, names.REASON: names.error_type(error)}, {names.NUMBER: record.number}
+
+
+def of_retry(event: RetryPlanned, number: int) -> dict[str, Any]:
+    """The same route is tried again."""
+    source = "retry_after" if event.error.retry_after is not None else "backoff"
+    kind = names.error_type(event.error)
+    return {names.NUMBER: number, names.ERROR_TYPE: kind, names.DELAY: event.wait, names.SOURCE: source}
+
+
+def of_transition(change: BreakerChanged) -> dict[str, Any]:
+    """A breaker has moved on."""
+    before, after = change.before.replace("-", "_"), change.after.replace("-", "_")
+    return {
+        names.BREAKER: change.route, names.BREAKER_FROM: before, names.BREAKER_TO: after, names.REASON: change.reason
+    }  # fmt: skip
+
+
 def of_request(call: Call, *, stream: bool) -> dict[str, Any]:
     """What the caller asked for, without a word of it."""
     request = call.request
     found: dict[str, Any] = {}
-    if call.deadline.first_by == call.deadline.at < math.inf:
-        found[names.DEADLINE_LEFT] = call.deadline.at - call.clock()
     if call.zone is not None:
         found[names.LOCAL_ONLY] = call.zone
     if request.tags:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from resilient_llm.telemetry import _semconv as names
 from resilient_llm._events import BreakerChanged
-from resilient_llm._leg import Leg
+from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry._semconv_metrics import MODELS_OF_A_ROUTE
+
+if TYPE_CHECKING:
+    from resilient_llm._leg import Leg
 
 STATES = ("closed", "open", "half-open")
 
@@ -43,7 +46,7 @@ class Target:
         self.limiter = {names.LIMITER: leg.origin}
         self.propagates = host is not None and (host in propagate_to or _loopback(host))
         self.active: set[object] = set()
-        self.news: list[BreakerChanged] = []
+        self.news: deque[BreakerChanged] = deque(maxlen=8)
         self._models: set[str] = {leg.model}
 
     def model_label(self, model: str) -> str:
