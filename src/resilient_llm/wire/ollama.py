@@ -80,7 +80,11 @@ class OllamaCodec:
         if isinstance(request, EmbedRequest):
             return EmbedDecoder(len(request.texts), _embeddings)
         dropped = forced(request)
-        return ChatDecoder(constrained=request.schema is not None, degraded=("field_dropped",) if dropped else ())
+        return ChatDecoder(
+            constrained=request.schema is not None,
+            degraded=("field_dropped",) if dropped else (),
+            limit=request.max_tokens,
+        )
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
         """What an answer with this status (not 200) means."""
