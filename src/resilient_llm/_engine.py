@@ -154,6 +154,7 @@ class Engine:
                     leg.budget.refund()  # it was never sent
                 raise
             token = _INSIDE.set(True)
+            sent = call.trace.attempt(run) if call.trace is not None else None
             try:
                 with run.watch.scope as scope:
                     await self._look_where(leg, run)
@@ -171,6 +172,8 @@ class Engine:
                     raise
                 raise broke from broke.__cause__
             finally:
+                if sent is not None:
+                    sent.leave()
                 _INSIDE.reset(token)
             if scope.cancelled_caught:
                 raise run.broken(run.watch.late())

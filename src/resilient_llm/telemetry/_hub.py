@@ -101,17 +101,23 @@ class Hub:
         self._sinks: OpenSinks | None = None
         self.legs: Sequence[Leg] = ()
 
+    def begin(self, legs: Sequence[Leg]) -> None:
+        """The routes are known; what has to be imported is imported now, not in the first call."""
+        self.legs = legs
+        self._open()
+
     def watch(self, call: Call) -> Call:
         """Follows a call, if anybody wants to know."""
-        modules = sys.modules
-        if self._asked_for or _API[0] in modules or _API[1] in modules:
-            sinks = self._open()
-            if sinks is not None:
-                sinks.watch(call)
+        sinks = self._open()
+        if sinks is not None:
+            sinks.watch(call)
         return call
 
     def _open(self) -> OpenSinks | None:
         """Where traces and metrics go now; `None` while both are the API's own, which do nothing."""
+        modules = sys.modules
+        if not (self._asked_for or _API[0] in modules or _API[1] in modules):
+            return None
         from opentelemetry import metrics, trace
 
         tracers = self._given[0] or trace.get_tracer_provider()

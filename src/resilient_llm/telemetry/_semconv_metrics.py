@@ -150,7 +150,7 @@ GUARD_DECISIONS = Metric(
     (ROUTE, GUARD_VERDICT),
 )
 OVERHEAD = Metric(
-    "resilient_llm.overhead.duration", "histogram", "s", "each call: what is left of it beside attempts and waits",
+    "resilient_llm.overhead.duration", "histogram", "s", "one call in 16: what is left of it beside attempts and waits",
     (OPERATION,), OVERHEADS,
 )  # fmt: skip
 METRICS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from opentelemetry import context, trace
@@ -35,12 +36,10 @@ class Sinks(Protocol):
     content: bool
     metric_tags: tuple[str, ...]
 
-    def put_down(self, trace: CallTrace, event: ClientEvent) -> None:
-        """Has it done later, outside of the garbage collector."""
-        ...
+    later: deque[tuple[CallTrace, ClientEvent]]  # what may be done outside of the garbage collector alone
 
     def settle(self) -> None:
-        """Does what was put down."""
+        """Does what is left for later."""
         ...
 
 

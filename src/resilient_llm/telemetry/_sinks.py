@@ -45,7 +45,7 @@ class OpenSinks:
         for target in self.targets.values():
             self.instruments.routes.add(target)
         self.content, self.metric_tags = options.captures, tuple(options.metric_tags)
-        self._later: deque[tuple[CallTrace, ClientEvent]] = deque()
+        self.later: deque[tuple[CallTrace, ClientEvent]] = deque()
 
     def watch(self, call: Call) -> None:
         """Follows a call, unless somebody has asked for silence here."""
@@ -54,15 +54,11 @@ class OpenSinks:
             return
         CallTrace(self, call, parent, quiet=any(parent.get(key) is not None for key in _HAS_ONE))
 
-    def put_down(self, trace: CallTrace, event: ClientEvent) -> None:
-        """Has it done later, outside of the garbage collector."""
-        self._later.append((trace, event))
-
     def settle(self) -> None:
-        """Does what was put down."""
-        while self._later:
+        """Does what was left for later."""
+        while self.later:
             try:
-                trace, event = self._later.popleft()
+                trace, event = self.later.popleft()
             except IndexError:
                 return  # another thread was here
             trace.take(event)

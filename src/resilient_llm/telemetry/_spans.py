@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from resilient_llm._run import Run
 
 _ENDED = {"ok": "served", "failed": "failed", "cancelled": "cancelled", "left": "abandoned"}
+_NOTHING = Usage()
 log = logging.getLogger("resilient_llm")
 
 
@@ -56,29 +57,31 @@ class CallTrace:
     """One call."""
 
     __slots__ = (
-        "_asked", "_call", "_context", "_events", "_first", "_kind", "_limit", "_queued", "_quiet", "_requests", "_run",
-        "_sent", "_sinks", "_span", "_tell", "_usage", "_waited", "_wall",
+        "_asked", "_begun", "_call", "_context", "_events", "_first", "_kind", "_limit", "_queued", "_quiet",
+        "_requests", "_run", "_sent", "_sinks", "_span", "_tell", "_usage", "_waited", "_wall",
     )  # fmt: skip
 
     def __init__(self, sinks: Sinks, call: Call, parent: Context, *, quiet: bool) -> None:
         self._sinks, self._call, self._context, self._quiet = sinks, call, parent, quiet
         self._tell = call.tell
         self._span: Span = trace.INVALID_SPAN
+        self._begun = next(iter(sinks.targets.values()))
         self._asked: Target | None = None
         self._run: Run | None = None
         self._sent: Sent | None = None
         self._first: float | None = None
         self._events = self._requests = 0
         self._queued = self._waited = 0.0
-        self._usage = Usage()
+        self._usage = _NOTHING
         call.trace, call.tell = self, self.hear
 
     def hear(self, event: ClientEvent) -> None:
         """Takes in what the client tells, and passes it on to the user's listeners."""
-        if isinstance(event, AttemptEnded | CallEnded) and event.outcome == "left":
-            self._sinks.put_down(self, event)
-        else:
+        if self._sinks.later:
             self._sinks.settle()
+        if getattr(event, "outcome", None) == "left":
+            self._sinks.later.append((self, event))
+        else:
             self.take(event)
         if self._tell is not None:
             self._tell(event)
@@ -92,8 +95,15 @@ class CallTrace:
             except Exception as error:  # noqa: BLE001  # the SDK is somebody else's code
                 log.warning("telemetry: %s on %s", type(error).__name__, type(event).__name__)
 
-    def attempt(self, run: Run) -> Sent:
+    def attempt(self, run: Run) -> Sent | None:
         """A request goes out now; `leave` what this gives."""
+        try:
+            return self._send(run)
+        except Exception as error:  # noqa: BLE001  # the SDK is somebody else's code
+            log.warning("telemetry: %s on an attempt", type(error).__name__)
+            return None
+
+    def _send(self, run: Run) -> Sent:
         target, number = self._sinks.targets[run.leg.name], run.number
         attributes: dict[str, Any] = {
             names.NUMBER: number, names.KIND: run.kind, names.TARGET: target.name, names.ROUTE: run.leg.name,
@@ -105,9 +115,8 @@ class CallTrace:
         if run.queue > 0:
             self._queued += run.queue
             self._note(names.QUEUED.name, {names.NUMBER: number, names.SECONDS: run.queue})
-            self._sinks.instruments.record(
-                metrics.QUEUE_DURATION, run.queue, {names.ROUTE: run.leg.name, **target.limiter}
-            )
+            labels = {names.ROUTE: run.leg.name, **target.limiter}
+            self._sinks.instruments.record(metrics.QUEUE_DURATION, run.queue, labels)
         self._tell_news(target)
         if self._first is not None:
             self._note(names.RESTARTED.name, {})
@@ -127,13 +136,8 @@ class CallTrace:
         return lambda: context.detach(token)
 
     def settle(self) -> None:
-        """What a reader's leaving has put down is done now."""
+        """What was left for later is done now."""
         self._sinks.settle()
-
-    @property
-    def put_down(self) -> Callable[[], None]:
-        """Does it from the event loop; for a finaliser."""
-        return self._sinks.settle
 
     def _at(self, seconds: float) -> int:
         return self._wall + int(seconds * 1e9)
@@ -157,7 +161,7 @@ class CallTrace:
         self._limit = deadline.at - self._call.started if deadline.first_by == deadline.at < math.inf else None
         if self._quiet:
             return
-        target = next(iter(self._sinks.targets.values()))
+        target = self._begun
         operation = names.OPERATIONS[event.kind]
         attributes = {names.OPERATION: operation, **target.served}
         parent = self._context
@@ -195,12 +199,12 @@ class CallTrace:
                 sent.span.set_status(Status(StatusCode.ERROR, summary.words(record.error)))
         sent.span.end(self._at(record.started + record.total))
         labels = {**target.labels, names.KIND: record.kind, names.ATTEMPT_OUTCOME: outcome}
-        if record.error is not None:
-            labels[names.ERROR_TYPE] = names.error_type(record.error)
+        if outcome in ("failed", "cancelled"):
+            labels[names.ERROR_TYPE] = names.CANCELLED if record.error is None else names.error_type(record.error)
         tell = self._sinks.instruments.record
-        tell(metrics.ATTEMPT_DURATION, record.total - record.queue, labels, sent.context)
+        tell(metrics.ATTEMPT_DURATION, record.total - record.queue, labels)
         if event.outcome == "ok":
-            self._usage += usage
+            self._usage = usage if self._usage is _NOTHING else self._usage + usage
             return
         for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
             if tokens:
@@ -237,7 +241,7 @@ class CallTrace:
         call, run, sinks = self._call, self._run, self._sinks
         outcome, depth = summary.outcome_of(event, self._requests)
         served = sinks.targets[event.route] if event.route is not None else self._asked
-        target = served or next(iter(sinks.targets.values()))
+        target = served or self._begun
         whole = event.outcome == "ok"
         answer: dict[str, Any] = {}
         if run is not None and event.route is not None:
@@ -247,8 +251,8 @@ class CallTrace:
         self._span.end(self._at(event.seconds))
         sinks.instruments.ended(
             Ended(event, self._kind, target, self._usage, answer.get(names.RESPONSE_MODEL), self._first, self._waited),
-            tags=[tag for tag in sinks.metric_tags if tag in call.request.tags], counts=not self._quiet,
-            context=self._context,
+            number=call.number, tags=[tag for tag in sinks.metric_tags if tag in call.request.tags],
+            counts=not self._quiet, context=self._context,
         )  # fmt: skip
         self._call = self._run = None  # type: ignore[assignment]  # or call and trace would keep each other alive
 
@@ -257,8 +261,11 @@ class CallTrace:
         call, span, asked = self._call, self._span, self._asked or target
         found: dict[str, Any] = {
             names.ASKED_MODEL: asked.name, names.OUTCOME: outcome, names.ATTEMPTS: self._requests,
-            **target.served, **summary.of_request(call, stream=self._kind == "stream"), **answer,
+            **summary.of_request(call, stream=self._kind == "stream"), **answer,
         }  # fmt: skip
+        if target is not self._begun:
+            found |= target.served
+            span.update_name(f"{names.OPERATIONS[self._kind]} {target.leg.model}")
         if event.route is not None:
             found[names.ROUTE] = event.route
             found |= summary.of_usage(self._usage)
@@ -269,18 +276,18 @@ class CallTrace:
         for key, value in ((names.QUEUE_WAIT, self._queued), (names.RETRY_TOTAL, self._waited)):
             if value > 0:
                 found[key] = value
-        for key in (names.CONVERSATION, names.AGENT):
-            given = found.get(key) or baggage.get_baggage(key, self._context)
-            if isinstance(given, str):
-                found[key] = given
+        for key, given in baggage.get_all(self._context).items():
+            if key in (names.CONVERSATION, names.AGENT) and isinstance(given, str):
+                found.setdefault(key, given)
         if self._limit is not None:
             found[names.DEADLINE], found[names.DEADLINE_LEFT] = self._limit, self._limit - event.seconds
         if self._sinks.content:
             found |= summary.of_content(call, self._run, whole=event.outcome == "ok")
         if event.error is not None:
             self._failed(event.error, found)
+        elif event.outcome == "cancelled":
+            found[names.ERROR_TYPE] = names.CANCELLED
         span.set_attributes(found)
-        span.update_name(f"{names.OPERATIONS[self._kind]} {target.leg.model}")
 
     def _failed(self, error: LLMError, found: dict[str, Any]) -> None:
         found[names.ERROR_TYPE] = names.error_type(error)
