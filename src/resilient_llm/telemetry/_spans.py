@@ -24,7 +24,7 @@ from opentelemetry import baggage, context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from resilient_llm._errors import ContextOverflow, LLMError
+from resilient_llm._errors import ContextOverflow
 from resilient_llm._events import (
     AttemptEnded,
     AttemptStarted,
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from resilient_llm._call import Call
     from resilient_llm._run import Run
 
-_ENDED = {"ok": "served", "failed": "failed", "cancelled": "cancelled", "left": "abandoned"}
 _NOTHING = Usage()
 log = logging.getLogger("resilient_llm")
 
@@ -77,11 +76,11 @@ class CallTrace:
 
     def hear(self, event: ClientEvent) -> None:
         """Takes in what the client tells, and passes it on to the user's listeners."""
-        if self._sinks.later:
-            self._sinks.settle()
         if getattr(event, "outcome", None) == "left":
-            self._sinks.later.append((self, event))
+            self._sinks.later.append((self, event))  # this may be a finaliser
         else:
+            if self._sinks.later:
+                self._sinks.settle()
             self.take(event)
         if self._tell is not None:
             self._tell(event)
@@ -191,7 +190,7 @@ class CallTrace:
         assert run is not None
         target.active.discard(sent)
         self._tell_news(target)
-        outcome = _ENDED[event.outcome]
+        outcome = summary.ENDED[event.outcome]
         usage = summary.usage_of(run)
         if sent.span.is_recording():
             sent.span.set_attributes(summary.of_attempt(sent, record, outcome, usage))
@@ -284,16 +283,12 @@ class CallTrace:
         if self._sinks.content:
             found |= summary.of_content(call, self._run, whole=event.outcome == "ok")
         if event.error is not None:
-            self._failed(event.error, found)
+            found[names.ERROR_TYPE] = names.error_type(event.error)
+            span.add_event("exception", summary.of_exception(event.error), self._at(event.seconds))
+            span.set_status(Status(StatusCode.ERROR, summary.words(event.error)))
         elif event.outcome == "cancelled":
             found[names.ERROR_TYPE] = names.CANCELLED
         span.set_attributes(found)
-
-    def _failed(self, error: LLMError, found: dict[str, Any]) -> None:
-        found[names.ERROR_TYPE] = names.error_type(error)
-        said = {"exception.type": type(error).__name__, "exception.message": str(error)}
-        self._span.add_event("exception", said, self._now())
-        self._span.set_status(Status(StatusCode.ERROR, summary.words(error)))
 
 
 _STEPS: dict[type, Callable[[CallTrace, Any], None]] = {

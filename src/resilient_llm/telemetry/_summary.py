@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from resilient_llm._run import Run
 
 
+ENDED = {"ok": "served", "failed": "failed", "cancelled": "cancelled", "left": "abandoned"}  # of an attempt
+
+
 class Wire(Protocol):
     """What is known of a request on the wire."""
 
@@ -28,6 +31,11 @@ class Wire(Protocol):
 def words(error: LLMError) -> str:
     """The error in words, for the column that stacks have for it."""
     return f"{type(error).__name__}: {error}"
+
+
+def of_exception(error: LLMError) -> dict[str, str]:
+    """The event that stacks take for an exception; without a stack, whose place is the application's log."""
+    return {"exception.type": type(error).__name__, "exception.message": str(error)}
 
 
 def usage_of(run: Run) -> Usage:
@@ -66,6 +74,8 @@ def of_attempt(wire: Wire, record: Attempt, outcome: str, usage: Usage) -> dict[
     }
     if error is not None:
         optional |= {names.ERROR_TYPE: names.error_type(error), names.RETRY_AFTER: error.retry_after}
+    elif outcome == "cancelled":
+        optional[names.ERROR_TYPE] = names.CANCELLED
     if outcome != "served":
         optional |= {names.LOST_INPUT: usage.input_tokens, names.LOST_OUTPUT: usage.output_tokens}
     found.update((key, value) for key, value in optional.items() if value is not None)
