@@ -260,6 +260,7 @@ class AsyncClient:
                 "bulkhead": leg.bulkhead.snapshot(),
                 "budget": leg.budget.balance,
                 "aside": max(0.0, leg.aside_until - now),
+                **leg.state(),
             }
             for leg in self._legs
         }
