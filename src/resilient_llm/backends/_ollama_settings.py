@@ -29,7 +29,7 @@ def address(base_url: str | None) -> str:
         host = "127.0.0.1" if parts.hostname in (None, "0.0.0.0") else parts.hostname  # noqa: S104  # not a bind
     except ValueError:
         return url  # `endpoint` says what is wrong with it
-    if parts.username or parts.query or parts.fragment:
+    if parts.username or parts.query or parts.fragment or not url.isprintable():
         return url
     host = f"[{host}]" if ":" in str(host) else host
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"

@@ -94,7 +94,10 @@ class OllamaCodec:
             return EmbedDecoder(len(request.texts), _embeddings)
         dropped = forced(request)
         return ChatDecoder(
-            constrained=request.schema is not None, degraded=("field_dropped",) if dropped else (), judge=judge
+            constrained=request.schema is not None,
+            degraded=("field_dropped",) if dropped else (),
+            limit=request.max_tokens,
+            judge=judge,
         )
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
