@@ -49,7 +49,7 @@ class OpenAICodec:
         """A decoder for the answer. `stream` says what was asked for; the answer's own bytes say what came."""
         if isinstance(request, EmbedRequest):
             return EmbedDecoder(len(request.texts), read_embeddings)
-        return ChatDecoder(degraded=self._dropped(request))
+        return ChatDecoder(degraded=self._dropped(request), limit=request.max_tokens)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
         """What an answer with this status (not 200) means."""
