@@ -32,7 +32,7 @@ from resilient_llm.testing._ollama_wire import tagged
 from resilient_llm.testing._script import Call
 
 if TYPE_CHECKING:
-    from httpx2 import AsyncBaseTransport
+    from resilient_llm.testing._host.transport import InProcess
 
 CURRENT = "0.32.15"
 
@@ -261,7 +261,7 @@ class OllamaModel:
         self._scheduler.expire(pulled.name)
         del self._models[pulled.name]
 
-    def transport(self) -> AsyncBaseTransport:
+    def transport(self) -> InProcess:
         """A way to it for `httpx2.AsyncClient(transport=…)`, on the clock of the event loop that runs, real or virtual.
 
         Give that client to `Ollama(…, http_client=…)`: its answers go through everything that a real one's would.
