@@ -96,8 +96,6 @@ class Engine:
     async def _on(self, leg: Leg, call: Call, waiting: Collection[Leg]) -> Run:
         """Tries one route, and again as long as its policy says so. `waiting` are the routes after it."""
         kind: AttemptKind = "retry" if call.tried(leg) else "fallback" if call.failures else "first"
-        if kind != "retry":
-            leg.budget.deposit()
         last: LLMError | None = None
         while True:
             others = any(other.eligible(self._clock()) for other in waiting)
@@ -153,6 +151,8 @@ class Engine:
                 if kind == "retry":
                     leg.budget.refund()  # it was never sent
                 raise
+            if kind != "retry":
+                leg.budget.deposit()  # not before: a call that was refused here puts no load on the server
             token = _INSIDE.set(True)
             sent = call.trace.attempt(run) if call.trace is not None else None
             try:

@@ -21,6 +21,7 @@ def snapshot(legs: Sequence[Leg], now: float) -> dict[str, dict[str, Any]]:
             "bulkhead": leg.bulkhead.snapshot(),
             "budget": leg.budget.balance,
             "aside": max(0.0, leg.aside_until - now),
+            **leg.state(),
         }
         for leg in legs
     }
@@ -29,7 +30,9 @@ def snapshot(legs: Sequence[Leg], now: float) -> dict[str, dict[str, Any]]:
 def _explain(number: int, leg: Leg) -> str:
     limits, retry = leg.limits, leg.retry
     attempts = retry.attempts or (2 if leg.local else 3)
-    load = f" load {limits.load:g} s," if leg.ready is not None else ""
+    learned = leg.state().get("model", {}).get("load_budget")
+    seen = f" ({learned:.3g} s by its last loads)" if learned is not None else ""
+    load = f" load {limits.load:g} s{seen}," if leg.ready is not None else ""
     return (
         f"{number}. {leg.name} ({'local' if leg.local else 'hosted'}, zone {leg.zone or 'asked on connecting'},"
         f" window {leg.window or 'unknown'})\n"

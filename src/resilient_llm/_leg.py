@@ -94,6 +94,11 @@ class Leg:
         known = getattr(self.backend, "served", None)
         return known() if known is not None else {}
 
+    def state(self) -> dict[str, Any]:
+        """What the backend tells of its model's state, for `snapshot()`: an Ollama's place in memory."""
+        known = getattr(self.backend, "snapshot", None)
+        return {"model": known()} if known is not None else {}
+
     def _changed(self, change: Transition) -> None:
         """A breaker that has opened sends its waiters away at once."""
         self.bulkhead.recheck(self._clock())

@@ -16,9 +16,18 @@ from resilient_llm._types import EmbedRequest, Request
 from resilient_llm.wire import Decoder, HTTPCall
 from resilient_llm.wire._checks import checked, counts
 from resilient_llm.wire._ollama_errors import classify, in_band
-from resilient_llm.wire._ollama_facts import Model, Show, parse_ps, parse_show, parse_tags, same_model, show_body
+from resilient_llm.wire._ollama_facts import (
+    Model,
+    Show,
+    parse_ps,
+    parse_show,
+    parse_tags,
+    parse_version,
+    same_model,
+    show_body,
+)
 from resilient_llm.wire._ollama_request import Think, encode_chat, encode_embed, encode_load, forced, settings_from
-from resilient_llm.wire._ollama_stream import ChatDecoder
+from resilient_llm.wire._ollama_stream import ChatDecoder, Judge
 from resilient_llm.wire._vectors import EmbedDecoder, matrix
 
 __all__ = [
@@ -29,6 +38,7 @@ __all__ = [
     "parse_ps",
     "parse_show",
     "parse_tags",
+    "parse_version",
     "same_model",
     "show_body",
 ]
@@ -75,8 +85,11 @@ class OllamaCodec:
             return encode_embed(request, self._settings)
         return encode_chat(request, self._settings, self._window(), stream=stream)
 
-    def decoder(self, request: Request, *, stream: bool) -> Decoder:
-        """A decoder for the answer. Many lines or one is all the same to it, whatever was asked for."""
+    def decoder(self, request: Request, *, stream: bool, judge: Judge | None = None) -> Decoder:
+        """A decoder for the answer. Many lines or one is all the same to it, whatever was asked for.
+
+        `judge` is told its last event, and says in what else the answer is less than what was asked for.
+        """
         if isinstance(request, EmbedRequest):
             return EmbedDecoder(len(request.texts), _embeddings)
         dropped = forced(request)
@@ -84,6 +97,7 @@ class OllamaCodec:
             constrained=request.schema is not None,
             degraded=("field_dropped",) if dropped else (),
             limit=request.max_tokens,
+            judge=judge,
         )
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
