@@ -279,6 +279,8 @@ def _first(error: ValidationError, schema: object) -> str:
 def _explain(number: int, leg: Leg) -> str:
     limits, retry = leg.limits, leg.retry
     attempts = retry.attempts or (2 if leg.local else 3)
+    spoken = getattr(leg.backend, "dialect", None)
+    dialect = f"\n   dialect: {spoken}" if spoken else ""
     load = f" load {limits.load:g} s," if leg.ready is not None else ""
     return (
         f"{number}. {leg.name} ({'local' if leg.local else 'hosted'}, zone {leg.zone or 'asked on connecting'},"
@@ -287,4 +289,5 @@ def _explain(number: int, leg: Leg) -> str:
         f" between tokens {limits.between_tokens:g} s\n"
         f"   retry: {attempts} attempt{'s' * (attempts > 1)}, patience {retry.patience:g} s; {leg.budget!r}\n"
         f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n   guard: {leg.guard!r}"
+        f"{dialect}"
     )

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from resilient_llm._deadline import CEILING, Deadline
 from resilient_llm._detached import Detached, Job, running_loop
 from resilient_llm._errors import ConfigError, ConnectFailed, ConnectTimeout, LLMError, NoEligibleRoute
-from resilient_llm._types import EmbedRequest, Request, Zone
+from resilient_llm._types import ChatRequest, EmbedRequest, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm._zones import zone_of
 from resilient_llm.backends._endpoint import endpoint
@@ -154,6 +154,19 @@ class Ollama:
             await self._resident(watch)
             self._granted = self._loaded
         watch.enter("first_token")
+
+    def lacks(self, request: Request) -> str | None:
+        """Why the model cannot take this request, as far as the server has said."""
+        return self._codec.lacks(request) if isinstance(request, ChatRequest) else None
+
+    def learn(self, request: Request, error: LLMError) -> bool:
+        """See `Backend`: a model that cannot think is not asked to again."""
+        return self._codec.learn(request, error)
+
+    @property
+    def dialect(self) -> str | None:
+        """What it speaks, and what was learned of the model."""
+        return self._codec.dialect
 
     async def _only_embeds(self, watch: Watch) -> bool:
         abilities = (await self._show(watch)).capabilities
