@@ -21,6 +21,7 @@ from cachetools import TTLCache
 from resilient_llm._call import Call
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import AllRoutesFailed, DeadlineExceeded, LLMError, NoEligibleRoute, Rejected, Truncated
+from resilient_llm._events import FellBack, RetryPlanned
 from resilient_llm._leg import Leg
 from resilient_llm._replies import AttemptKind
 from resilient_llm._route import Plan
@@ -88,13 +89,13 @@ class Engine:
                 if not leg.goes_on(error):
                     break
                 waiting = deque(other for other in waiting if other.takes_over(error))
+                if waiting and call.tell is not None:
+                    call.tell(FellBack(call.number, leg.name, waiting[0].name, error))
         raise self._verdict(call)
 
     async def _on(self, leg: Leg, call: Call, waiting: Collection[Leg]) -> Run:
         """Tries one route, and again as long as its policy says so. `waiting` are the routes after it."""
         kind: AttemptKind = "retry" if call.tried(leg) else "fallback" if call.failures else "first"
-        if kind != "retry":
-            leg.budget.deposit()
         last: LLMError | None = None
         while True:
             others = any(other.eligible(self._clock()) for other in waiting)
@@ -108,6 +109,8 @@ class Engine:
                     raise
                 last = error
             kind = "retry"
+            if call.tell is not None:
+                call.tell(RetryPlanned(call.number, leg.name, wait, last))
             await self._back_off(call, wait, leg)
 
     def _wait(self, leg: Leg, call: Call, error: LLMError, *, others: bool) -> float | None:
@@ -139,18 +142,20 @@ class Engine:
 
     async def _attempt(self, leg: Leg, call: Call, kind: AttemptKind, *, others: bool) -> Run:
         """One request on the wire, up to its commit point."""
-        request = leg.fit(call.request)
         reserve = self._reserve(call, others=others)
         token = None
         async with AsyncExitStack() as stack:
             run = Run(call, leg, kind)
             stack.push(run)
+            request = await run.fit()
             try:
                 await run.admit(reserve)
             except BaseException:
                 if kind == "retry":
                     leg.budget.refund()  # it was never sent
                 raise
+            if kind != "retry":
+                leg.budget.deposit()  # not before: a call that was refused here puts no load on the server
             token = _INSIDE.set(True)
             try:
                 with run.watch.scope as scope:
@@ -159,7 +164,7 @@ class Engine:
                         before = leg.window
                         await leg.ready(request, run.watch)
                         if leg.window != before:
-                            request = leg.fit(call.request)
+                            request = await run.fit()
                     opening = leg.backend.open(request, run.watch, stream=leg.streams)
                     run.batches = await stack.enter_async_context(opening)
                     await self._read(run, whole=call.whole)

@@ -78,3 +78,22 @@ def test_a_queue_that_is_emptied_just_before_the_pump_waits_does_not_stop_it() -
             await pump._wait_for_room()
 
     asyncio.run(main())
+
+
+def test_an_errand_for_a_loop_that_has_ended_is_a_typed_error() -> None:
+    portal, errand = Portal(), Errand(forty_two())
+    portal.stop()
+    portal._thread.join(5)
+    with pytest.raises(ClientClosed, match="event loop has ended"):
+        portal.begin(errand)
+    errand._work.close()
+
+
+def test_an_errand_that_the_loop_took_and_never_looked_at_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came after the loop's last round, and before the loop was closed."""
+    portal, errand = Portal(), Errand(forty_two())
+    monkeypatch.setattr(portal, "_start", lambda _: None)
+    portal.begin(errand)
+    portal.stop()
+    with pytest.raises(ClientClosed, match="event loop has ended"):
+        errand.result()

@@ -306,9 +306,25 @@ def test_reasoning_or_a_refusal_alone_is_not_empty(delta: dict[str, str]) -> Non
     assert done(decode([sse(chunk(delta, "stop"))])).finish_reason == "stop"
 
 
-def test_hidden_reasoning_that_used_up_the_limit_is_told() -> None:
-    usage = {"completion_tokens": 64, "completion_tokens_details": {"reasoning_tokens": 64}}
-    end = done(decode([sse(chunk({"content": ""}, "length", usage=usage))]))
+@pytest.mark.parametrize(
+    ("limit", "usage", "told"),
+    [
+        (64, None, "the limit of 64 tokens was spent before any text"),
+        (None, {"completion_tokens": 32}, "the limit of 32 tokens was spent"),
+        (64, {"completion_tokens": 64, "completion_tokens_details": {"reasoning_tokens": 60}}, "60 tokens of it on reasoning"),
+        (None, None, "the token limit was spent before any text"),
+    ],
+)  # fmt: skip
+def test_a_limit_that_was_spent_before_the_first_word_is_named(limit: int | None, usage: Any, told: str) -> None:
+    one = OpenAICodec("m").decoder(replace(REQUEST, max_tokens=limit), stream=True)
+    one.feed(sse(chunk({"content": ""}, "length", usage=usage)))
+    with pytest.raises(e.EmptyReply, match=told) as caught:
+        one.close()
+    assert (caught.value.retryable, caught.value.falls_back) == (False, True)  # it would be spent again
+
+
+def test_visible_reasoning_that_used_up_the_limit_is_an_answer_and_is_told() -> None:
+    end = done(decode([sse(chunk({"reasoning": "hm"}), chunk({"content": ""}, "length"))]))
     assert end.degraded == ("cut_at_length", "thinking_ate_budget")
 
 

@@ -49,12 +49,17 @@ def endpoint(base_url: str, headers: Mapping[str, str], key: str | None) -> Endp
     Raises:
         ConfigError: the URL is none, or a header has characters that HTTP does not allow.
     """
+    if not isinstance(base_url, str) or not base_url.isprintable() or " " in base_url:
+        # urlsplit would leave them out without a word, and the key would go to another host than the one that is read
+        raise ConfigError(f"base_url: {_without_secrets(base_url)} holds a space or a control character")
     try:
         parts = urlsplit(base_url)
         port = parts.port or _PORTS[parts.scheme]
         host = (parts.hostname or "").encode("idna").decode("ascii")
     except (ValueError, KeyError, AttributeError, UnicodeError):
         raise ConfigError(f"base_url: {_without_secrets(base_url)} is not an http:// or https:// address") from None
+    if not parts.path.isascii():
+        raise ConfigError(f"base_url: {_without_secrets(base_url)} has a path that is not ASCII")
     if not _HOST.fullmatch(host) or parts.query or parts.fragment or parts.username:
         raise ConfigError(f"base_url: {_without_secrets(base_url)} needs a host, and no user, query or fragment")
     usual = port == _PORTS[parts.scheme]
@@ -82,4 +87,4 @@ def _header(name: str, value: str) -> tuple[bytes, bytes]:
 
 
 def _without_secrets(url: object) -> str:
-    return repr(str(url).split("?")[0].split("@")[-1][:80])
+    return repr((str(url).split() or [""])[0].split("?")[0].split("@")[-1][:80])

@@ -40,8 +40,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_answer", "_call", "_closed", "_decoder", "_detached", "_ended", "_error", "_heard", "_inflate", "_iterator",
-        "_transport", "_watch", "request_id",
+        "_answer", "_call", "_decoder", "_detached", "_ended", "_error", "_heard", "_inflate", "_iterator",
+        "_late", "_transport", "_until", "_watch", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -53,7 +53,8 @@ class Exchange:
         self._answer: Answer | None = None
         self._iterator: Any = None
         self._inflate: Callable[[bytes], bytes] | None = None
-        self._ended = self._closed = False
+        self._ended = self._late = False
+        self._until = 0.0  # when the reading after the answer ends
         self.request_id: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -111,9 +112,16 @@ class Exchange:
             heard()
 
     async def _usage(self) -> bytes:
-        """The next piece after a whole answer: worth a second, no more."""
-        with anyio.move_on_after(USAGE_TIME):
+        """The next piece after a whole answer. All of them are worth a second together: a server may go on for ever.
+
+        DeepSeek kept finished streams open with signs of life, for a quarter of an hour (deepseek-harness, discussion
+        6959).
+        """
+        if not self._until:
+            self._until = anyio.current_time() + USAGE_TIME
+        with anyio.CancelScope(deadline=self._until):
             return bytes(await self._iterator.__anext__())
+        self._late = True
         raise StopAsyncIteration
 
     async def _error_body(self) -> bytes:
@@ -162,7 +170,7 @@ class Exchange:
         answer, self._answer = self._answer, None
         if answer is None:
             return
-        if self._ended:  # nothing is left to wait for: the body was read to its end
+        if self._ended and not self._late:  # nothing is left to wait for: the body was read to its end
             await answer.body.aclose()  # type: ignore[attr-defined]  # both transports' bodies have it
             return
 

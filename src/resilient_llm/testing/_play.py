@@ -69,7 +69,8 @@ class Asked:
         """
         finish = FINISH.get(said.finish, "other")
         if not _events(said):
-            raise nothing_said(said.finish, finish)
+            limit = getattr(self.request, "max_tokens", None)
+            raise nothing_said(said.finish, finish, self.usage(said), limit=limit)
         degraded: tuple[Degraded, ...] = ()
         if finish == "length":
             spoken = any(said.texts) or said.tool_calls

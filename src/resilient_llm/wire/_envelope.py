@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 _LEVELS = 8  # three envelopes of two steps each, and two for the details
 _MANY = 8  # elements of a list, categories of a filter
-_MESSAGES = ("message", "msg", "faultstring", "error_description", "title")
+_MESSAGES = ("message", "msg", "faultstring", "error_message", "error_description", "title")
 _CODES = ("code", "type", "error_type", "errorcode", "status", "limit_source", "reason", "quotaId")
 _STATUSES = ("code", "raw_status_code", "status_code", "status")  # not TGI's `http_status_code`: it is always 422
 _INNER = (

@@ -9,7 +9,7 @@ short, there is one per token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic_core import from_json
@@ -18,9 +18,10 @@ from resilient_llm._errors import EmptyReply, Malformed, OutputInvalid, Truncate
 from resilient_llm._replies import Degraded, Done, FinishReason, ReasoningDelta, TextDelta, Usage
 from resilient_llm._types import ToolCall
 from resilient_llm.wire import WireEvent
-from resilient_llm.wire._checks import checked, counts, unreadable
+from resilient_llm.wire._checks import checked, counts, finite, is_name, name_in, spent, unreadable
 from resilient_llm.wire._frames import Lines
 from resilient_llm.wire._ollama_errors import in_band
+from resilient_llm.wire._shown import shown
 
 _FINISH: Mapping[str, FinishReason] = {"stop": "stop", "": "stop", "length": "length"}  # "": ollama/ollama#2996
 _UNASKED = ("load", "unload")  # what a request without messages is answered with
@@ -31,6 +32,7 @@ _COUNTS = {
 }
 _WORK = ("load_duration", "prompt_eval_duration", "eval_duration")
 _LONGEST = 2**63  # nanoseconds: Go's durations
+Judge = Callable[[Done], tuple[Degraded, ...]]
 
 
 class ChatDecoder:
@@ -39,12 +41,16 @@ class ChatDecoder:
     Args:
         constrained: a schema was sent. A model that thinks is then run twice, and the figures are those of the second.
         degraded: what the request already lost on its way to the server.
+        limit: the tokens that the answer may have, as the request says.
+        judge: is told the last event, and says in what else the answer is less than what was asked for.
     """
 
     __slots__ = (
         "_calls",
         "_constrained",
         "_degraded",
+        "_judge",
+        "_limit",
         "_lines",
         "_model",
         "_over",
@@ -55,11 +61,20 @@ class ChatDecoder:
         "finishing",
     )
 
-    def __init__(self, *, constrained: bool = False, degraded: tuple[Degraded, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        constrained: bool = False,
+        degraded: tuple[Degraded, ...] = (),
+        limit: int | None = None,
+        judge: Judge | None = None,
+    ) -> None:
         self.finishing = False
+        self._limit = limit
         self._lines = Lines()
         self._constrained = constrained
         self._degraded = degraded
+        self._judge = judge
         self._calls = 0
         self._model: str | None = None
         self._reason = ""
@@ -116,12 +131,11 @@ class ChatDecoder:
         message, done = chunk.get("message"), checked(chunk.get("done", False), bool, "done")
         if message is None and not done:
             raise Malformed("a line of the answer has no message, no error and is not the last")
-        model = chunk.get("model")
-        if self._model is None and isinstance(model, str) and model:
-            self._model = model
+        self._model = self._model or name_in(chunk, "model")
         if chunk.get("remote_host") or chunk.get("remote_model"):
             self._remote = True
-        self._reason = checked(chunk.get("done_reason") or "", str, "done_reason")
+        reason = checked(chunk.get("done_reason") or "", str, "done_reason")
+        self._reason = reason and shown(reason)
         if message is not None:
             self._message(checked(message, dict, "message"), events)
         if done:
@@ -151,8 +165,9 @@ class ChatDecoder:
             degraded.append("cut_at_length")
         if not self._said and not self._calls:
             if not self._thought:
-                cut = ": the token limit came first" if finish == "length" else ""
-                raise EmptyReply(f"the server said that it was done and had said nothing{cut}")
+                if finish == "length":
+                    raise spent(self._limit or counts(chunk, _COUNTS).get("output_tokens"))
+                raise EmptyReply("the server said that it was done and had said nothing")
             if finish == "length":
                 degraded.append("thinking_ate_budget")
         if self._calls and finish == "stop":  # Ollama has no word for it
@@ -160,9 +175,10 @@ class ChatDecoder:
         self._over = self.finishing = True
         usage = Usage(**counts(chunk, _COUNTS))  # type: ignore[arg-type]  # the names are those of `_COUNTS`
         load, queue = _seconds(chunk, "load_duration"), None if self._constrained and self._thought else _queue(chunk)
-        events.append(
-            Done(finish, usage, reason or None, self._model, None, tuple(degraded), load, queue, self._remote)
-        )
+        end = Done(finish, usage, reason or None, self._model, None, tuple(degraded), load, queue, self._remote)
+        if self._judge is not None:
+            end.degraded += self._judge(end)
+        events.append(end)
 
 
 def _plain(chunk: Any) -> str | None:
@@ -190,10 +206,10 @@ def _call(call: Any, number: int) -> ToolCall:
     function = checked(checked(call, dict, "a tool call").get("function"), dict, "the function of a tool call")
     name, arguments = function.get("name"), function.get("arguments")
     known_as = checked(call.get("id") or "", str, "the id of a tool call")
-    if not checked(name, str, "the name of a tool call"):
-        raise OutputInvalid("the model wrote a tool call without a name")
     given = {} if arguments is None else checked(arguments, dict, "the arguments of a tool call")
-    return ToolCall(name, given, known_as or f"call_{number}")
+    if not is_name(checked(name, str, "the name of a tool call")) or not finite(given):
+        raise OutputInvalid("the model wrote a tool call without a name, or with arguments that are not JSON")
+    return ToolCall(name, given, known_as if is_name(known_as) else f"call_{number}")
 
 
 def _seconds(chunk: Mapping[str, Any], name: str) -> float | None:

@@ -26,7 +26,7 @@ from resilient_llm._errors import (
 )
 from resilient_llm.wire._envelope import Envelope, open_envelope
 from resilient_llm.wire._hints import request_id, retry_after, should_retry
-from resilient_llm.wire._openai_rows import CODES, STATUSES, WORDS
+from resilient_llm.wire._openai_rows import CODES, STATUSES, TYPES, WORDS
 from resilient_llm.wire._overflow import is_overflow, sizes
 from resilient_llm.wire._shown import shown
 
@@ -55,7 +55,7 @@ def error_from(status: int | None, headers: Mapping[str, str], body: bytes | obj
     kind, facts = _explained(believed, found, text)
     explained = kind is not None
     if kind is None:
-        kind, facts = _by_status(believed)
+        kind, facts = _by_status(believed if believed is not None else _by_type(found))
     wait = retry_after(headers, text, found.json)
     if kind is QuotaExhausted and not explained and "retry-after" in headers and wait is not None:
         kind = RateLimited  # a 402 that passes
@@ -88,6 +88,11 @@ def _by_status(status: int | None) -> tuple[type[LLMError], dict[str, Any]]:
         kind, facts = STATUSES[status]
         return kind, dict(facts)
     return (ServerError if status is None or status >= 500 else BadRequest), {}
+
+
+def _by_type(found: Envelope) -> int | None:
+    """The status that the server would have sent, if there had still been one to send."""
+    return next((TYPES[code] for code in found.codes if code in TYPES), None)
 
 
 def _details(kind: type[LLMError], found: Envelope, text: str, *, oversize: bool) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from resilient_llm._errors import (
     ServerError,
     Truncated,
 )
-from resilient_llm._replies import FinishReason
+from resilient_llm._replies import FinishReason, Usage
+from resilient_llm.wire._checks import spent
 from resilient_llm.wire._openai_errors import error_from
 
 FINISH: Mapping[str, FinishReason] = {
@@ -32,6 +33,7 @@ FINISH: Mapping[str, FinishReason] = {
     "eos": "stop",  # Together
     "eos_token": "stop",  # TGI
     "stop_sequence": "stop",  # TGI
+    "complete": "stop",  # Cohere
     "length": "length",
     "max_tokens": "length",
     "model_length": "length",  # Mistral
@@ -41,6 +43,13 @@ FINISH: Mapping[str, FinishReason] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
     "sensitive": "content_filter",  # z.ai
+    "refusal": "content_filter",  # Anthropic
+    "guardrail_intervened": "content_filter",  # Bedrock
+    "safety": "content_filter",  # this one and the next four: Gemini's own, which proxies pass on
+    "recitation": "content_filter",
+    "blocklist": "content_filter",
+    "prohibited_content": "content_filter",
+    "spii": "content_filter",
 }
 # Words that end an answer without completing it. "abort": vLLM and SGLang gave the request up.
 FAILURES: Mapping[str, type[LLMError]] = {
@@ -49,6 +58,7 @@ FAILURES: Mapping[str, type[LLMError]] = {
     "network_error": ServerError,  # z.ai
     "insufficient_system_resource": Overloaded,  # DeepSeek
     "function_call_filter": OutputInvalid,  # Gemini: the model wrote a call that cannot be read
+    "malformed_function_call": OutputInvalid,  # the same in Gemini's own words
 }
 
 
@@ -66,6 +76,8 @@ def refused(answer: Mapping[str, Any]) -> bool:
     """An object that should be a completion, or a piece of one, is an error: OpenAI's, SGLang's flat one, FastAPI's."""
     if answer.get("error") or answer.get("object") == "error":
         return True
+    if answer.get("error_message") and not answer.get("choices"):
+        return True  # DeepInfra and Venice, with `choices: null` (hermes-agent#65631, #68451)
     return "choices" not in answer and isinstance(answer.get("message", answer.get("detail")), (str, list, dict))
 
 
@@ -88,12 +100,16 @@ def failed(finish: str, reported: object) -> LLMError | None:
     return kind(f"the server ended the answer with finish_reason {finish!r}") if kind else None
 
 
-def nothing_said(raw: str | None, finish: FinishReason, filtered: tuple[str, ...] = ()) -> LLMError:
-    """What an answer with nothing in it means."""
+def nothing_said(
+    raw: str | None, finish: FinishReason, usage: Usage, filtered: tuple[str, ...] = (), limit: int | None = None
+) -> LLMError:
+    """What an answer with nothing in it means; `limit` is the tokens that it might have had."""
     if raw == "model_context_window_exceeded":
         return ContextOverflow("the prompt fills the window, nothing was said", code=raw)
     if finish == "content_filter":
         return ContentFiltered(
             "the provider's filter stopped the answer before its first word", code=raw, categories=filtered
         )
+    if finish == "length":
+        return spent(limit or usage.output_tokens, usage.reasoning_tokens)
     return EmptyReply("the server said that it was done and had said nothing")

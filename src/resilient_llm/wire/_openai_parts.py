@@ -14,12 +14,11 @@ from pydantic_core import from_json, to_json
 
 from resilient_llm._errors import Malformed, OutputInvalid, Truncated
 from resilient_llm._types import ToolCall
-from resilient_llm.wire._checks import checked
+from resilient_llm.wire._checks import checked, finite, is_name, one_meaning
 
 MAX_ARGUMENTS = 16 * 1024 * 1024  # characters over all calls of an answer, as the body of a unary answer
 _CALL = 1024  # characters that a call counts for beside its own: there is a limit to their number too
 _TRIES = 64  # looks at one call whether it is whole; each costs as much as the call is long
-_NAME = 512  # characters of a name; llama.cpp's models are called by their path
 _MOST = 10**15  # of a count: more is none
 
 
@@ -42,6 +41,13 @@ class _Call:
         except ValueError:
             return None
         return {} if value is None else value if isinstance(value, dict) else None
+
+    def usable(self) -> dict[str, Any] | None:
+        """The arguments, or `None` also if they could mean two things, or could not be sent back."""
+        value = self.arguments()
+        if value and not (finite(value) and one_meaning("".join(self.pieces))):
+            return None
+        return value
 
     def whole(self) -> bool:
         """There are arguments, and no more to come."""
@@ -84,7 +90,7 @@ class ToolCalls:
             checked(index, int, "the index of a tool call")
         arguments = function.get("arguments") or ""
         if isinstance(arguments, dict):
-            arguments = to_json(arguments).decode()
+            arguments = to_json(arguments, inf_nan_mode="constants").decode()  # not as null: it is refused later
         checked(arguments, str, "the arguments of a tool call")
         call = self._find(known_as, index, name, arguments)
         call.name = call.name or name
@@ -100,7 +106,7 @@ class ToolCalls:
         last = self._calls[-1] if self._calls else None
         call = last if index is None else self._by_index.get(index)
         if call is not None and name and call.name:
-            if id or (arguments and call.whole()):
+            if id or ((arguments or name != call.name) and call.whole()):
                 call = None
         elif call is not None and id and call.id:
             call = None
@@ -129,7 +135,7 @@ class ToolCalls:
         """
         made: list[ToolCall] = []
         for number, call in enumerate(self._calls):
-            arguments = call.arguments()
+            arguments = call.usable()
             if cut and not call.pieces:
                 arguments = None
             if arguments is not None and is_name(call.name):
@@ -139,17 +145,6 @@ class ToolCalls:
             elif not cut:
                 raise OutputInvalid("the model wrote a tool call without a name, or with arguments that are not JSON")
         return made
-
-
-def is_name(text: str) -> bool:
-    """It can stand for something in a log: it is there, it is short and it has no control characters."""
-    return 0 < len(text) <= _NAME and text.isprintable()
-
-
-def name_in(chunk: Mapping[str, Any], key: str) -> str | None:
-    """A name that the server gives, if it is one."""
-    value = chunk.get(key)
-    return value if isinstance(value, str) and is_name(value) else None
 
 
 _REASONING = ("reasoning_content", "reasoning", "reasoning_text")  # some send two with the same text: the first counts

@@ -83,16 +83,18 @@ CODES = (
     _row(Overloaded, "slow_down", fault="nobody"),  # OpenAI: our traffic rose too fast
     _row(Overloaded, "server_is_overloaded|service_unavailable_error|overloaded_error|overloaded|unavailable"),
     _row(Overloaded, "(service_tier_)?capacity_exceeded|engine_overloaded_error"),  # Mistral, Groq; Moonshot
+    _row(Overloaded, "provider_overloaded"),  # OpenRouter
     _row(RateLimited, "rate_limit_exceeded|rate_limit_error|rate_limited|ratelimitreached|too_many_requests|1300"),
     _row(RateLimited, "resource_exhausted|rate_limit_reached_error|ratelimiterror"),  # Gemini; Moonshot
+    _row(RateLimited, r"throttling(\..*)?"),  # Alibaba, in the data of a 200 (hermes-agent#58017)
     _row(AuthFailed, "invalid_api_key|api_key_invalid|authentication_error|unauthenticated|authenticationerror"),
-    _row(AuthFailed, "unauthorized|permission_error|permission_denied|permissiondeniederror"),
+    _row(AuthFailed, "unauthorized|permission_error|permission_denied|permissiondeniederror|authentication"),
     _row(AuthFailed, "no_db_connection"),  # LiteLLM: not the master key, and no place to look for another
     _row(ModelNotFound, "model_not_found|deploymentnotfound|model_not_available|invalid_model|model_decommissioned"),
     _row(UnsupportedParameter, "unsupported_parameter|unsupported_value|unknown_parameter|extra_forbidden"),
     _row(UnsupportedParameter, "unsupportedparamserror"),
     _row(ContentFiltered, "content_filter|content_policy_violation|responsibleaipolicyviolation|cyber_policy"),
-    _row(ContentFiltered, "contentpolicyviolationerror"),
+    _row(ContentFiltered, "contentpolicyviolationerror|refusal"),  # LiteLLM; OpenRouter
     _row(OutputInvalid, "tool_use_failed|json_validate_failed|tool_error"),  # Groq; TGI
     _row(BadRequest, "feature_disabled|not_supported_error", falls_back=True),  # llama.cpp: switched off there
 )
@@ -109,6 +111,7 @@ WORDS = (
     _row(Overloaded, r"(tier |at |over |no )capacity|high demand|is (currently )?overloaded", _BUSY),
     _row(QuotaExhausted, r"insufficient (balance|credits)|exceeded your current quota|credit balance", _MONEY),
     _row(QuotaExhausted, r"(out of|more) credits|free-models-per-day|usage limit for this (billing|period)", _MONEY),
+    _row(QuotaExhausted, r"reached your (\w+ )?usage limit", _MONEY),  # Ollama's cloud (ollama/ollama#15934)
     _row(QuotaExhausted, r"(spend|spending|monthly|budget) (limit|exceeded)|budget has been exceeded", _MONEY),
     _row(QuotaExhausted, r"crossed budget|over budget", _MONEY),  # LiteLLM
     _row(
@@ -143,6 +146,24 @@ WORDS = (
     _row(BadRequest, r"does not support (image|audio)|(image|audio) input is not supported", _WRONG),
 )
 
+# Words for a kind of error where a number might stand, and the status that they mean. They decide where there is no
+# status: in the midst of a stream, a caller's mistake would else look like the server's.
+TYPES: Mapping[str, int] = {
+    "invalid_request_error": 400,
+    "invalid_request": 400,
+    "badrequesterror": 400,  # vLLM
+    "badrequest": 400,  # SGLang
+    "invalid_argument": 400,  # Gemini, and the next
+    "failed_precondition": 400,
+    "not_found_error": 404,
+    "notfounderror": 404,
+    "not_found": 404,
+    "request_too_large": 413,
+    "payload_too_large": 413,
+    "validation": 422,  # TGI, which sends it in the stream
+    "template_error": 422,
+    "unprocessable": 422,
+}
 STATUSES: Mapping[int | None, tuple[type[LLMError], Mapping[str, Any]]] = {
     401: (AuthFailed, {}),
     402: (QuotaExhausted, {}),

@@ -16,12 +16,12 @@ from pydantic_core import from_json
 from resilient_llm._errors import Malformed, Truncated
 from resilient_llm._replies import Degraded, Done, ReasoningDelta, TextDelta, Usage
 from resilient_llm.wire import WireEvent
-from resilient_llm.wire._checks import checked
+from resilient_llm.wire._checks import checked, name_in
 from resilient_llm.wire._envelope import filtered
 from resilient_llm.wire._frames import ErrorFrame, ServerSentEvents
 from resilient_llm.wire._openai_errors import error_from
 from resilient_llm.wire._openai_finish import failed, meaning, nothing_said, refused, reported_in
-from resilient_llm.wire._openai_parts import ToolCalls, figures, name_in, texts, thoughts
+from resilient_llm.wire._openai_parts import ToolCalls, figures, texts, thoughts
 from resilient_llm.wire._shown import shown
 
 MAX_BODY = 16 * 1024 * 1024  # bytes of an answer in one piece
@@ -33,6 +33,7 @@ class ChatDecoder:
 
     Args:
         degraded: what the request already lost on its way to the server.
+        limit: the tokens that the answer may have, as the request says.
     """
 
     __slots__ = (
@@ -44,6 +45,7 @@ class ChatDecoder:
         "_fingerprint",
         "_finish",
         "_frames",
+        "_limit",
         "_model",
         "_over",
         "_payload",
@@ -53,8 +55,9 @@ class ChatDecoder:
         "finishing",
     )
 
-    def __init__(self, *, degraded: tuple[Degraded, ...] = ()) -> None:
+    def __init__(self, *, degraded: tuple[Degraded, ...] = (), limit: int | None = None) -> None:
         self.finishing = False
+        self._limit = limit
         self._frames: ServerSentEvents | None = None
         self._body: bytearray | None = None
         self._calls = ToolCalls()
@@ -244,11 +247,10 @@ class ChatDecoder:
         degraded: list[Degraded] = [*self._degraded]
         if finish == "length":
             degraded.append("cut_at_length")
-            if not self._said and not self._calls and (self._thought or usage.reasoning_tokens):
+            if self._thought and not self._said and not self._calls:
                 degraded.append("thinking_ate_budget")
-                self._thought = True
         if not (self._said or self._thought or self._calls):
-            raise nothing_said(raw, finish, self._filtered)
+            raise nothing_said(raw, finish, usage, self._filtered, self._limit)
         if calls and finish == "stop":  # Groq, Ollama, Gemini and llama.cpp say so now and then
             finish = "tool_calls"
         events.extend(calls)

@@ -44,6 +44,7 @@ _WORDS = r"""
     | input\ \(\d+\ tokens\)\ is\ (?:larger|longer)\ than                      # SGLang
     | tokens\ to\ keep\ from\ the\ initial\ prompt                             # LM Studio
     | keep\ the\ first\ \d+\ tokens\ when\ context                             # LM Studio
+    | cannot\ truncate\ prompt\ with\ n_keep                                    # LM Studio, since 0.4
     | range\ of\ input\ length\ should\ be\ \[1,                                  # Alibaba
     | requested\ tokens\ \(?\d+\)?\ exceed\ context\ window                    # llama-cpp-python
     | exceeds\ the\ KV\ memory\ budget                                         # SGLang
@@ -56,7 +57,7 @@ _LIMITS = (
     rf"{_N} tokens > {_N} maximum",  # the last group of a pattern is the number
     rf"{_N} \+ {_N} > {_N}",
     rf"while limit is {_N}",
-    rf"n_ctx: {_N}",
+    rf"n_ctx:? \(?{_N}",
     rf"with {_N} maximum context length",
     rf"exceeds the available context size \({_N}",
     rf"tokens allowed[ (]{{1,2}}{_N}",
@@ -88,7 +89,7 @@ _TOKENS = (
     rf"token count of {_N}",
     rf"input token count \({_N}\)",
     rf"current length is {_N}",
-    rf"n_keep: {_N}",
+    rf"n_keep:? \(?{_N}",
     rf"request contains {_N}",
     rf"given: {_N}",
     rf"keep the first {_N} tokens",

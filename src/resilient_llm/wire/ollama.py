@@ -17,7 +17,16 @@ from resilient_llm._types import ChatRequest, EmbedRequest, Request
 from resilient_llm.wire import Decoder, HTTPCall
 from resilient_llm.wire._checks import checked, counts
 from resilient_llm.wire._ollama_errors import classify, in_band
-from resilient_llm.wire._ollama_facts import Model, Show, parse_ps, parse_show, parse_tags, same_model, show_body
+from resilient_llm.wire._ollama_facts import (
+    Model,
+    Show,
+    parse_ps,
+    parse_show,
+    parse_tags,
+    parse_version,
+    same_model,
+    show_body,
+)
 from resilient_llm.wire._ollama_request import (
     Think,
     encode_chat,
@@ -27,7 +36,7 @@ from resilient_llm.wire._ollama_request import (
     settings_from,
     thinking,
 )
-from resilient_llm.wire._ollama_stream import ChatDecoder
+from resilient_llm.wire._ollama_stream import ChatDecoder, Judge
 from resilient_llm.wire._vectors import EmbedDecoder, matrix
 
 __all__ = [
@@ -38,6 +47,7 @@ __all__ = [
     "parse_ps",
     "parse_show",
     "parse_tags",
+    "parse_version",
     "same_model",
     "show_body",
 ]
@@ -86,12 +96,20 @@ class OllamaCodec:
             return encode_embed(request, self._settings)
         return encode_chat(request, self._settings, self._window(), stream=stream, thinks=self._thinks)
 
-    def decoder(self, request: Request, *, stream: bool) -> Decoder:
-        """A decoder for the answer. Many lines or one is all the same to it, whatever was asked for."""
+    def decoder(self, request: Request, *, stream: bool, judge: Judge | None = None) -> Decoder:
+        """A decoder for the answer. Many lines or one is all the same to it, whatever was asked for.
+
+        `judge` is told its last event, and says in what else the answer is less than what was asked for.
+        """
         if isinstance(request, EmbedRequest):
             return EmbedDecoder(len(request.texts), _embeddings)
         dropped = forced(request) or (not self._thinks and bool(thinking(request, self._settings)))
-        return ChatDecoder(constrained=request.schema is not None, degraded=("field_dropped",) if dropped else ())
+        return ChatDecoder(
+            constrained=request.schema is not None,
+            degraded=("field_dropped",) if dropped else (),
+            limit=request.max_tokens,
+            judge=judge,
+        )
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
         """What an answer with this status (not 200) means."""
@@ -118,12 +136,6 @@ class OllamaCodec:
             self._thinks = "thinking" in capabilities
             needed: dict[Need, str] = {"tools": "tools", "vision": "vision"}
             self._lacks = frozenset(need for need, name in needed.items() if name not in capabilities)
-
-    def asks_much(self, request: Request) -> bool:
-        """It asks for something that not every model can do."""
-        return isinstance(request, ChatRequest) and bool(
-            {"tools", "vision"}.intersection(needs_of(request)) or thinking(request, self._settings)
-        )
 
     def lacks(self, request: ChatRequest) -> str | None:
         """Why the model cannot take this, as far as is known."""

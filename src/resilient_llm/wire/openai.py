@@ -53,7 +53,8 @@ class OpenAICodec:
         """A decoder for the answer. `stream` says what was asked for; the answer's own bytes say what came."""
         if isinstance(request, EmbedRequest):
             return EmbedDecoder(len(request.texts), read_embeddings)
-        return ChatDecoder(degraded=("field_dropped",) if drops(request, self.profile) else ())
+        dropped = drops(request, self.profile)
+        return ChatDecoder(degraded=("field_dropped",) if dropped else (), limit=request.max_tokens)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
         """What an answer with this status (not 200) means."""

@@ -1,0 +1,78 @@
+"""After the last word of an answer its usage is worth a second of waiting, and no more, whatever the server does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+
+from resilient_llm import OpenAICompatible, Route, Timeouts
+
+from .kit import Ask, client
+
+pytestmark = pytest.mark.anyio
+WORD = b'data: {"model":"m","choices":[{"index":0,"delta":{"content":"all"}}]}\n\n'
+FINISH = b'data: {"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+USAGE = b'data: {"model":"m","choices":[],"usage":{"prompt_tokens":11,"completion_tokens":4}}\n\n'
+DONE = b"data: [DONE]\n\n"
+ALIVE = b": keep-alive\n\n"
+STEP = 0.4  # virtual seconds between two pieces; after the last word only 0.05 are spent on the end of the body
+FOREVER = 10_000  # pieces
+
+
+@dataclass
+class Scripted:
+    """A user's HTTP client whose one answer consists of these pieces, a step of time apart."""
+
+    pieces: list[bytes]
+    timeout: Any = field(default_factory=lambda: SimpleNamespace(pool=None))
+    status_code: int = 200
+    headers: Any = field(default_factory=lambda: SimpleNamespace(raw=[]))
+    closed: int = 0
+
+    def build_request(self, *_: Any, **__: Any) -> None:
+        pass
+
+    async def send(self, _: Any, **__: Any) -> Scripted:
+        return self
+
+    @property
+    async def stream(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            yield piece
+            await anyio.sleep(STEP)
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def route(http: Scripted) -> Route:
+    backend = OpenAICompatible("m", base_url="http://127.0.0.1:9/v1", api_key="k", http_client=http)
+    return Route(backend, timeouts=Timeouts(between_tokens=30))
+
+
+@pytest.mark.parametrize(
+    ("after", "input_tokens", "seconds"),
+    [
+        pytest.param([USAGE, DONE], 11, 3 * STEP + 0.05, id="the usage comes, and the last word"),
+        pytest.param([USAGE], 11, 3 * STEP, id="the usage comes, and the end of the body"),
+        pytest.param([], None, 2 * STEP, id="the body ends"),
+        pytest.param([ALIVE] * FOREVER, None, STEP + 1, id="signs of life for ever"),
+        pytest.param([USAGE, *[ALIVE] * FOREVER], 11, STEP + 1, id="the usage, then signs of life for ever"),
+        pytest.param([ALIVE, ALIVE, ALIVE, USAGE], None, STEP + 1, id="the usage comes too late"),
+    ],
+)
+async def test_the_usage_after_the_finish_is_worth_a_second(
+    ask: Ask, after: list[bytes], input_tokens: int | None, seconds: float
+) -> None:
+    http = Scripted([WORD, FINISH, *after])
+    llm = client(route(http))
+    began = anyio.current_time()
+    reply = await ask(llm)
+    assert (reply.text, reply.finish_reason, reply.usage.input_tokens) == ("all", "stop", input_tokens)
+    assert anyio.current_time() - began == pytest.approx(seconds, abs=0.01)
+    assert http.closed == 1
