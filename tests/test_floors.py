@@ -53,7 +53,11 @@ FLOORS: dict[str, int] = {
     "testing": 6,
 }
 HTTP_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "h11"}
-MAY_KNOW_HTTP = {"backends.http", "testing._http"}  # the second is the other end of the wire: a server
+MAY_KNOW_HTTP = {
+    "backends.http",
+    "testing._http",  # the other end of the wire: a server
+    "testing._host.transport",  # the same end without a wire
+}
 
 
 def files() -> list[Path]:
