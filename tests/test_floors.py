@@ -24,6 +24,7 @@ FLOORS: dict[str, int] = {
     "_fork": 0,
     "_warnings": 0,
     "_portal": 0,
+    "_needs": 0,
     "_zones": 0,
     "_detached": 0,
     "_events": 0,
@@ -31,6 +32,7 @@ FLOORS: dict[str, int] = {
     "errors": 0,
     "wire": 1,
     "policies": 1,
+    "dialects": 1,
     "_watch": 2,  # the clock of an attempt: above the limits that it keeps, below the backends that tell it the phase
     "backends": 2,
     "_route": 3,

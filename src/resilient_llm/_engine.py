@@ -115,10 +115,13 @@ class Engine:
 
     def _wait(self, leg: Leg, call: Call, error: LLMError, *, others: bool) -> float | None:
         """Seconds until the next attempt on this route, or `None` to leave it."""
+        learned = leg.learns(call.request, error)  # a field was refused by name: this once it goes without, at once
         if _INSIDE.get():
             return None  # inside another client's attempt: that one retries, or it would be three times three
         tried = call.tried(leg)
         left = call.left() - self._reserve(call, others=others)  # no wait eats what is kept for later routes
+        if learned:
+            return 0.0 if left > 0 else None
         wait = leg.retry.delay(tried, error, self._rng, local=leg.local, left=left, others=others)
         return wait if wait is not None and leg.breaker.check(self._clock() + wait) is None else None
 
