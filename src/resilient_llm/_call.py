@@ -5,33 +5,42 @@ It outlives its attempts and holds nothing that has to be given back.
 
 from __future__ import annotations
 
+from types import TracebackType
+from typing import Self
+
 from resilient_llm._deadline import Clock, Deadline
 from resilient_llm._errors import LLMError
+from resilient_llm._events import CallEnded, CallKind, CallStarted, Outcome, Tell
 from resilient_llm._leg import Leg
 from resilient_llm._replies import Attempt
-from resilient_llm._types import Request, Zone
+from resilient_llm._types import ChatRequest, Request, Zone
+from resilient_llm.policies.tokens import Estimates
 
 
 class Call:
-    """What the caller asked for, and what has happened to it so far.
+    """What the caller asked for, and what has happened to it so far. As a block: it ends with the block.
 
     Attributes:
+        number: unique within the client.
         whole: nothing is handed over before the whole answer is in.
         zone: the farthest zone that it may reach, or `None`.
         attempts: all of them, in order; the first `earlier` belong to other parts of the same call.
         failures: the last error of each route that failed, in order.
         backoff: seconds waited between attempts.
+        estimates: what was counted of the prompt.
+        tell: told of what happens; `None` where nobody listens.
     """
 
     __slots__ = (
-        "attempts", "backoff", "clock", "conversation", "deadline", "earlier", "failures", "request", "restarted",
-        "started", "whole", "zone",
+        "_over", "attempts", "backoff", "clock", "conversation", "deadline", "earlier", "estimates", "failures",
+        "number", "request", "restarted", "started", "tell", "whole", "zone",
     )  # fmt: skip
 
     def __init__(
         self, request: Request, deadline: Deadline, clock: Clock, *,
-        whole: bool, zone: Zone | None, conversation: str | None,
+        whole: bool, zone: Zone | None, conversation: str | None, number: int = 0, tell: Tell | None = None,
     ) -> None:  # fmt: skip
+        self.number, self.tell, self._over = number, tell, False
         self.request, self.deadline, self.clock = request, deadline, clock
         self.whole, self.zone, self.conversation = whole, zone, conversation
         self.started = clock()
@@ -40,6 +49,39 @@ class Call:
         self.failures: dict[Leg, LLMError] = {}
         self.backoff = 0.0
         self.restarted = False
+        self.estimates = Estimates()
+
+    def begin(self) -> Self:
+        """Tells that it has begun."""
+        if self.tell is not None:
+            chat = isinstance(self.request, ChatRequest)
+            kind: CallKind = ("chat" if self.whole else "stream") if chat else "embed"
+            tags = self.request.tags if isinstance(self.request, ChatRequest) else ()
+            self.tell(CallStarted(self.number, kind, tags))
+        return self
+
+    def end(self, error: BaseException | None = None, *, left: bool = False) -> None:
+        """Tells that it is over. The second time nothing happens.
+
+        Args:
+            error: that ended it, or `None`.
+            left: its reader did not wait for the end.
+        """
+        if self._over or self.tell is None:
+            return
+        self._over = True
+        failure = error if isinstance(error, LLMError) else None
+        outcome = outcome_of(error, left=left)
+        route = self.attempts[-1].route if outcome in ("ok", "left") and self.attempts else None
+        seconds = self.clock() - self.started
+        self.tell(CallEnded(self.number, outcome, route, failure, tuple(self.attempts), seconds))
+
+    __enter__ = begin
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end(error)
 
     def left(self) -> float:
         """Seconds until the first token must be there."""
@@ -48,8 +90,9 @@ class Call:
     def part(self, request: Request) -> Call:
         """A call for a part of it, with the same deadline; the attempts of all parts are told together."""
         part = Call(
-            request, self.deadline, self.clock, whole=self.whole, zone=self.zone, conversation=self.conversation
-        )
+            request, self.deadline, self.clock, whole=self.whole, zone=self.zone, conversation=self.conversation,
+            number=self.number, tell=self.tell,
+        )  # fmt: skip
         part.started, part.attempts, part.earlier = self.started, self.attempts, len(self.attempts)
         return part
 
@@ -65,3 +108,12 @@ class Call:
 
     def __repr__(self) -> str:
         return f"Call({self.request!r}, {len(self.attempts)} attempts)"
+
+
+def outcome_of(error: BaseException | None, *, left: bool = False) -> Outcome:
+    """How something ended that ended so."""
+    if isinstance(error, LLMError):
+        return "failed"
+    if left or isinstance(error, GeneratorExit):
+        return "left"
+    return "ok" if error is None else "cancelled"

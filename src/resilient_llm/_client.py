@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import count
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -17,6 +18,8 @@ from resilient_llm._call import Call
 from resilient_llm._deadline import Clock, Deadline
 from resilient_llm._engine import Engine
 from resilient_llm._errors import ClientClosed, LLMError, LoadTimeout, OutputInvalid
+from resilient_llm._events import Listener, teller
+from resilient_llm._explain import explain, snapshot
 from resilient_llm._leg import Leg, legs_from
 from resilient_llm._options import Asked, ChatOptions, chat_from, embed_from
 from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply, Space, Usage
@@ -43,6 +46,7 @@ class AsyncClient:
         timeout: the deadline of every call that does not give its own, in seconds. Default: 180 s to the first token
             (120 s if no route is local), then only the gap limit and a ceiling of 15 minutes.
         local_only: `True`: nothing is sent to the internet; `"machine"`: nothing leaves this machine.
+        on_event: a function, or several, told of what happens in each call: see `resilient_llm.events`.
         clock: seconds, monotonic. Tests give `anyio.current_time` and get virtual time.
         rng: where jitter comes from. Give a seeded one and it replays.
 
@@ -58,6 +62,7 @@ class AsyncClient:
         plan: Plan | None = None,
         timeout: float | None = None,
         local_only: LocalOnly = False,
+        on_event: Listener | Iterable[Listener] = (),
         clock: Clock = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
@@ -65,7 +70,8 @@ class AsyncClient:
         self._timeout = _deadline.seconds("timeout", timeout)
         self._limit = limit_of(local_only)
         self._clock = clock
-        self._legs = legs_from([route_from(route) for route in routes], clock)
+        self._tell, self._numbers = teller(on_event), count(1)
+        self._legs = legs_from([route_from(route) for route in routes], clock, self._tell)
         self._engine = Engine(self._legs, plan, clock, rng or random.Random())
         self._closed = False
 
@@ -85,7 +91,8 @@ class AsyncClient:
             asked = chat_from(messages, options)
         finally:
             del messages, options  # an error's traceback shows the locals of this frame to whoever prints them
-        return (await self._engine.open(self._call(asked))).reply()
+        with self._call(asked) as call:
+            return (await self._engine.open(call)).reply()
 
     def stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
         """Asks, and gives the answer as it comes: `async with llm.stream(…) as stream`. Arguments as for `chat`.
@@ -99,7 +106,12 @@ class AsyncClient:
             del messages, options
 
         async def start() -> Run:
-            return await self._engine.open(self._call(asked, whole=False))
+            call = self._call(asked, whole=False).begin()
+            try:
+                return await self._engine.open(call)
+            except BaseException as error:
+                call.end(error)
+                raise
 
         return ChatStream(start, self._engine.reopen)
 
@@ -120,7 +132,8 @@ class AsyncClient:
             asked = chat_from(messages, options, schema)
         finally:
             del messages, options
-        reply = (await self._engine.open(self._call(asked))).reply()
+        with self._call(asked) as call:
+            reply = (await self._engine.open(call)).reply()
         try:
             output = adapter.validate_json(reply.text)
         except ValidationError as error:
@@ -148,15 +161,15 @@ class AsyncClient:
             request = embed_from(texts)
         finally:
             del texts
-        call = self._call(Asked(request, timeout, local_only))
         vectors: list[list[float]] = []
         usage, run = Usage(), None
-        for start in range(0, len(request.texts), BATCH):
-            part = call.part(EmbedRequest(request.texts[start : start + BATCH]))
-            run = await self._engine.open(part)
-            assert run.gathered.vectors is not None
-            vectors += run.gathered.vectors.vectors
-            usage += run.gathered.vectors.usage
+        with self._call(Asked(request, timeout, local_only)) as call:
+            for start in range(0, len(request.texts), BATCH):
+                part = call.part(EmbedRequest(request.texts[start : start + BATCH]))
+                run = await self._engine.open(part)
+                assert run.gathered.vectors is not None
+                vectors += run.gathered.vectors.vectors
+                usage += run.gathered.vectors.usage
         assert run is not None
         assert run.gathered.vectors is not None
         return EmbedReply(
@@ -222,7 +235,10 @@ class AsyncClient:
         private = limit_of(True) if request.private else None
         zone = strictest(limit_of(asked.local_only), self._limit, ambient_limit(), private)
         deadline = _deadline.take(given, self._clock, default)
-        return Call(request, deadline, self._clock, whole=whole, zone=zone, conversation=asked.conversation)
+        return Call(
+            request, deadline, self._clock, whole=whole, zone=zone, conversation=asked.conversation,
+            number=next(self._numbers), tell=self._tell,
+        )  # fmt: skip
 
     def _check_open(self) -> None:
         if self._closed:
@@ -249,20 +265,11 @@ class AsyncClient:
 
     def explain(self) -> str:
         """The pipeline in force, with every number, one route a paragraph."""
-        return "\n".join(_explain(number, leg) for number, leg in enumerate(self._legs, 1))
+        return explain(self._legs)
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """The state of every breaker, queue and budget, by route."""
-        now = self._clock()
-        return {
-            leg.name: {
-                "breaker": leg.breaker.snapshot(now),
-                "bulkhead": leg.bulkhead.snapshot(),
-                "budget": leg.budget.balance,
-                "aside": max(0.0, leg.aside_until - now),
-            }
-            for leg in self._legs
-        }
+        return snapshot(self._legs, self._clock())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(leg.name for leg in self._legs)})"
@@ -274,17 +281,3 @@ def _first(error: ValidationError, schema: object) -> str:
     known = repr(schema)
     place = [str(part) if isinstance(part, int) or repr(part) in known else "…" for part in detail["loc"]]
     return f"{'.'.join(place) or 'value'}: {detail['type']}"
-
-
-def _explain(number: int, leg: Leg) -> str:
-    limits, retry = leg.limits, leg.retry
-    attempts = retry.attempts or (2 if leg.local else 3)
-    load = f" load {limits.load:g} s," if leg.ready is not None else ""
-    return (
-        f"{number}. {leg.name} ({'local' if leg.local else 'hosted'}, zone {leg.zone or 'asked on connecting'},"
-        f" window {leg.window or 'unknown'})\n"
-        f"   timeouts: connect {limits.connect:g} s,{load} first token {limits.first_token:g} s,"
-        f" between tokens {limits.between_tokens:g} s\n"
-        f"   retry: {attempts} attempt{'s' * (attempts > 1)}, patience {retry.patience:g} s; {leg.budget!r}\n"
-        f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n   guard: {leg.guard!r}"
-    )

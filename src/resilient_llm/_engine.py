@@ -21,6 +21,7 @@ from cachetools import TTLCache
 from resilient_llm._call import Call
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import AllRoutesFailed, DeadlineExceeded, LLMError, NoEligibleRoute, Rejected, Truncated
+from resilient_llm._events import FellBack, RetryPlanned
 from resilient_llm._leg import Leg
 from resilient_llm._replies import AttemptKind
 from resilient_llm._route import Plan
@@ -88,13 +89,13 @@ class Engine:
                 if not leg.goes_on(error):
                     break
                 waiting = deque(other for other in waiting if other.takes_over(error))
+                if waiting and call.tell is not None:
+                    call.tell(FellBack(call.number, leg.name, waiting[0].name, error))
         raise self._verdict(call)
 
     async def _on(self, leg: Leg, call: Call, waiting: Collection[Leg]) -> Run:
         """Tries one route, and again as long as its policy says so. `waiting` are the routes after it."""
         kind: AttemptKind = "retry" if call.tried(leg) else "fallback" if call.failures else "first"
-        if kind != "retry":
-            leg.budget.deposit()
         last: LLMError | None = None
         while True:
             others = any(other.eligible(self._clock()) for other in waiting)
@@ -108,14 +109,19 @@ class Engine:
                     raise
                 last = error
             kind = "retry"
+            if call.tell is not None:
+                call.tell(RetryPlanned(call.number, leg.name, wait, last))
             await self._back_off(call, wait, leg)
 
     def _wait(self, leg: Leg, call: Call, error: LLMError, *, others: bool) -> float | None:
         """Seconds until the next attempt on this route, or `None` to leave it."""
+        learned = leg.learns(call.request, error)  # a field was refused by name: this once it goes without, at once
         if _INSIDE.get():
             return None  # inside another client's attempt: that one retries, or it would be three times three
         tried = call.tried(leg)
         left = call.left() - self._reserve(call, others=others)  # no wait eats what is kept for later routes
+        if learned:
+            return 0.0 if left > 0 else None
         wait = leg.retry.delay(tried, error, self._rng, local=leg.local, left=left, others=others)
         return wait if wait is not None and leg.breaker.check(self._clock() + wait) is None else None
 
@@ -136,18 +142,20 @@ class Engine:
 
     async def _attempt(self, leg: Leg, call: Call, kind: AttemptKind, *, others: bool) -> Run:
         """One request on the wire, up to its commit point."""
-        request = leg.fit(call.request)
         reserve = self._reserve(call, others=others)
         token = None
         async with AsyncExitStack() as stack:
             run = Run(call, leg, kind)
             stack.push(run)
+            request = await run.fit()
             try:
                 await run.admit(reserve)
             except BaseException:
                 if kind == "retry":
                     leg.budget.refund()  # it was never sent
                 raise
+            if kind != "retry":
+                leg.budget.deposit()  # not before: a call that was refused here puts no load on the server
             token = _INSIDE.set(True)
             try:
                 with run.watch.scope as scope:
@@ -156,7 +164,7 @@ class Engine:
                         before = leg.window
                         await leg.ready(request, run.watch)
                         if leg.window != before:
-                            request = leg.fit(call.request)
+                            request = await run.fit()
                     opening = leg.backend.open(request, run.watch, stream=leg.streams)
                     run.batches = await stack.enter_async_context(opening)
                     await self._read(run, whole=call.whole)

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from resilient_llm._deadline import Clock
-from resilient_llm._errors import ConfigError, ContextOverflow, LLMError
+from resilient_llm._errors import ConfigError, ContextOverflow, LLMError, NoEligibleRoute
+from resilient_llm._events import BreakerChanged, RoutePutAside, Tell
+from resilient_llm._needs import why_not
 from resilient_llm._route import Route, backend_of
 from resilient_llm._types import ChatRequest, Request, Zone
-from resilient_llm.policies import plan, timeouts
-from resilient_llm.policies.breaker import CircuitBreaker
+from resilient_llm.policies import history, plan, timeouts
+from resilient_llm.policies.breaker import CircuitBreaker, Transition
 from resilient_llm.policies.bulkhead import Bulkhead
-from resilient_llm.policies.guard import ContextGuard
+from resilient_llm.policies.guard import ContextGuard, refuse
 from resilient_llm.policies.retry import Retry, RetryBudget
 
 HOSTED_SLOTS = 64  # attempts in flight at a hosted origin
@@ -27,7 +29,7 @@ class Leg:
         aside_until: the instant until which the route is tried last.
     """
 
-    def __init__(self, route: Route, name: str, clock: Clock, shared: Bulkhead | None) -> None:
+    def __init__(self, route: Route, name: str, clock: Clock, shared: Bulkhead | None, tell: Tell | None) -> None:
         backend = backend_of(route)
         self.route, self.backend, self.name = route, backend, name
         self.provider: str = getattr(backend, "provider", "custom")
@@ -46,9 +48,11 @@ class Leg:
         self.streams = route.streams is not False
         self.space = route.space or self.model
         self.aside_until = -math.inf
-        self._clock = clock
+        self._clock, self._tell = clock, tell
         self.ready = getattr(backend, "ready", None)
         self.locate = getattr(backend, "locate", None)
+        self._lacks = getattr(backend, "lacks", None)
+        self._learn = getattr(backend, "learn", None)
         self.breaker.on_change.append(self._changed)
 
     @property
@@ -61,17 +65,26 @@ class Leg:
         """The window in tokens, as far as it is known now."""
         return self.guard.window or getattr(self.backend, "window", None)
 
-    def fit(self, request: Request) -> Request:
-        """The request as it fits the window that is known now.
+    def suited(self, request: Request) -> Request:
+        """The request as this route may have it: without the reasoning of others.
 
         Raises:
-            ContextOverflow: it does not, and the guard's rule does not make it.
+            NoEligibleRoute: the route lacks what it needs.
         """
-        return self.guard.fit(request, self.window) if isinstance(request, ChatRequest) else request
+        if not isinstance(request, ChatRequest):
+            return request
+        why = why_not(request, self.route.lacks) or (self._lacks(request) if self._lacks is not None else None)
+        if why is not None:
+            raise NoEligibleRoute(why, falls_back=True)
+        return history.for_route(request, self.name)
+
+    def learns(self, request: Request, error: LLMError) -> bool:
+        """Whether the backend will write this request otherwise, because of how it was refused."""
+        return self._learn is not None and bool(self._learn(request, error))
 
     def takes_over(self, error: LLMError) -> bool:
-        """Whether this route may be worth trying after that error: an overflow needs a larger window."""
-        if not isinstance(error, ContextOverflow) or self.window is None:
+        """Whether this route may be worth trying after that error: an overflow needs a larger window, or a rule."""
+        if not isinstance(error, ContextOverflow) or self.window is None or self.guard.overflow is not refuse:
             return True
         needed = error.tokens if error.tokens is not None else (error.limit or 0) + 1
         return self.window > needed
@@ -85,6 +98,8 @@ class Leg:
         seconds = plan.aside_for(error)
         if seconds is not None:
             self.aside_until = max(self.aside_until, self._clock() + seconds)
+            if self._tell is not None:
+                self._tell(RoutePutAside(self.name, seconds, error))
 
     def aside(self, now: float) -> bool:
         """The route is put aside."""
@@ -99,9 +114,16 @@ class Leg:
         known = getattr(self.backend, "served", None)
         return known() if known is not None else {}
 
-    def _changed(self, change: Any) -> None:
+    def state(self) -> dict[str, Any]:
+        """What the backend tells of its model's state, for `snapshot()`: an Ollama's place in memory."""
+        known = getattr(self.backend, "snapshot", None)
+        return {"model": known()} if known is not None else {}
+
+    def _changed(self, change: Transition) -> None:
         """A breaker that has opened sends its waiters away at once."""
         self.bulkhead.recheck(self._clock())
+        if self._tell is not None:
+            self._tell(BreakerChanged(self.name, change.before, change.after, change.reason))
 
     def close(self) -> None:
         """Forgets what others hold of it: a shared breaker outlives the client."""
@@ -112,7 +134,7 @@ class Leg:
         return f"{self.name}: {self.breaker!r}, {self.bulkhead!r}, {self.budget!r}"
 
 
-def legs_from(routes: Sequence[Route], clock: Clock) -> list[Leg]:
+def legs_from(routes: Sequence[Route], clock: Clock, tell: Tell | None = None) -> list[Leg]:
     """The routes of a client, with names that differ and one queue per origin.
 
     Raises:
@@ -132,7 +154,7 @@ def legs_from(routes: Sequence[Route], clock: Clock) -> list[Leg]:
             name, number = f"{base}#{number}", number + 1
         taken.add(name)
         origin = getattr(backend_of(route), "origin", name)
-        leg = Leg(route, name, clock, queues.get(origin))
+        leg = Leg(route, name, clock, queues.get(origin), tell)
         if route.bulkhead is None:
             queues.setdefault(origin, leg.bulkhead)
         legs.append(leg)

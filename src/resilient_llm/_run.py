@@ -7,12 +7,16 @@ its end comes once, is synchronous, and gives back the slot, tells the breaker a
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from resilient_llm._call import Call
+import anyio
+import anyio.to_thread
+
+from resilient_llm._call import Call, outcome_of
 from resilient_llm._errors import (
     BackendFailed,
     DeadlineExceeded,
@@ -21,63 +25,28 @@ from resilient_llm._errors import (
     Overloaded,
     StreamInterrupted,
 )
+from resilient_llm._events import AttemptEnded, AttemptStarted, FirstToken, PromptTrimmed
+from resilient_llm._gathered import Gathered
 from resilient_llm._leg import Leg
 from resilient_llm._replies import (
     Attempt,
     AttemptKind,
     ChatReply,
-    Done,
-    ReasoningDelta,
     ServedBy,
-    TextDelta,
     Timings,
-    Vectors,
 )
-from resilient_llm._types import ChatRequest, ToolCall
+from resilient_llm._types import ChatRequest, Request
 from resilient_llm._watch import Watch
 from resilient_llm.backends.base import Batches
 from resilient_llm.policies.breaker import Permit
 from resilient_llm.policies.bulkhead import Slot
+from resilient_llm.policies.tokens import size
 from resilient_llm.wire import WireEvent
 
+T = TypeVar("T")
+HEAVY = 256_000  # characters that are counted on the loop: about 50 ms
 SLOW = 5.0  # seconds without an event after which an attempt that someone cuts says something about the server
 log = logging.getLogger("resilient_llm")
-
-
-class Gathered:
-    """The pieces of an answer."""
-
-    __slots__ = ("calls", "done", "texts", "thoughts", "vectors")
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.thoughts: list[str] = []
-        self.calls: list[ToolCall] = []
-        self.vectors: Vectors | None = None
-        self.done: Done | None = None
-
-    def add(self, batch: Sequence[WireEvent]) -> None:
-        """Takes events in."""
-        for event in batch:
-            kind = type(event)
-            if kind is TextDelta:
-                self.texts.append(event.text)  # type: ignore[union-attr]  # `type() is` is faster and not narrowed
-            elif kind is ReasoningDelta:
-                self.thoughts.append(event.text)  # type: ignore[union-attr]
-            elif isinstance(event, ToolCall):
-                self.calls.append(event)
-            elif isinstance(event, Done):
-                self.done = event
-            elif isinstance(event, Vectors):
-                self.vectors = event
-
-    @property
-    def over(self) -> bool:
-        """The server said that it was done."""
-        return self.done is not None or self.vectors is not None
-
-    def __repr__(self) -> str:
-        return f"Gathered({sum(map(len, self.texts))} chars)"
 
 
 class Run:
@@ -108,6 +77,33 @@ class Run:
         self.first: Sequence[WireEvent] = ()
         self.gathered = Gathered()
         self.ended = False
+        if call.tell is not None:
+            call.tell(AttemptStarted(call.number, leg.name, self.number, kind))
+
+    async def fit(self) -> Request:
+        """The request as it fits the route, and the window that is known now.
+
+        Counting may not hold up the loop: what takes more than 50 ms or so goes to a thread, until the deadline.
+
+        Raises:
+            NoEligibleRoute: the route lacks what it needs.
+            ContextOverflow: it does not fit, and the guard's rule does not make it.
+            DeadlineExceeded: it was still being counted when the deadline came.
+        """
+        call, leg = self.call, self.leg
+        request = leg.suited(call.request)
+        if not isinstance(request, ChatRequest) or leg.guard.fits_surely(request, leg.window):
+            return request
+        fit = partial(leg.guard.fit, request, leg.window, call.estimates)
+        fitted = fit() if size(request) <= HEAVY else await self._in_thread(fit)
+        if call.tell is not None and fitted is not request:
+            call.tell(PromptTrimmed(call.number, leg.name, len(request.messages), len(fitted.messages)))
+        return fitted
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        with anyio.move_on_after(self.call.deadline.first_by - self.call.clock()):
+            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        raise DeadlineExceeded("the deadline came while the prompt was counted", phase="queue")
 
     async def admit(self, reserve: float) -> None:
         """Waits for its turn at the origin, then takes slot and permit in one step.
@@ -147,6 +143,9 @@ class Run:
         self.gathered.add(batch)
         if self.slot is not None and self.slot.held.role == "probe":
             self.slot.held.success(self.heard)
+        call = self.call
+        if call.tell is not None:
+            call.tell(FirstToken(call.number, self.leg.name, self.number, self.heard - call.started))
 
     def broken(self, error: LLMError) -> LLMError:
         """What an error means that ends an answer which had begun: whatever the backend did, the stream broke."""
@@ -182,11 +181,16 @@ class Run:
             self._judge(self.slot.held, error, now)
             self.slot.release(now)
             self.slot = None
+        call = self.call
+        record = self._record(failure, now)
         if error is None or failure is not None or self.heard is not None:
-            self.call.attempts.append(self._record(failure, now))
+            call.attempts.append(record)
+        if call.tell is not None:
+            left = error is None and not self.gathered.over
+            call.tell(AttemptEnded(call.number, record, outcome_of(error, left=left)))
         if failure is not None:
             failure.route = failure.route or self.leg.name
-            failure.attempts = tuple(self.call.attempts)
+            failure.attempts = tuple(call.attempts)
             self.leg.failed(failure)
             log.debug("%s: attempt %d: %s", self.leg.name, self.number, type(failure).__name__)
 

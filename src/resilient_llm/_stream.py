@@ -90,13 +90,18 @@ class ChatStream:
             await self._broke(run, run.broken(truncated))
         except BaseException as error:
             await self._leave(run, error)
+            run.call.end(error)
             raise
 
     async def _broke(self, run: Run, error: LLMError) -> None:
         await self._leave(run, error)
-        again = await self._restart(run, error)
-        if again is None:
-            raise error from error.__cause__
+        try:
+            again = await self._restart(run, error)
+            if again is None:
+                raise error from error.__cause__
+        except BaseException as last:
+            run.call.end(last)
+            raise
         self._run = again
         self._waiting.append(Restarted(again.leg.name, error))
         self._waiting.extend(again.first)
@@ -112,6 +117,7 @@ class ChatStream:
         assert run is not None
         await self._leave(run, None)
         self._reply = run.reply()
+        run.call.end()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -122,6 +128,7 @@ class ChatStream:
         """Hangs up, if it has not ended yet."""
         if self._run is not None:
             await self._leave(self._run, None)
+            self._run.call.end(left=True)
         self._waiting.clear()
 
     def text(self) -> Texts:
@@ -156,6 +163,7 @@ class ChatStream:
         shown = repr(self)
         stack, run.stack = run.stack, None
         run.__exit__(GeneratorExit, GeneratorExit(), None)  # slot, permit and span: now; nothing can be awaited here
+        run.call.end(left=True)
         if self._soon is not None:
             self._soon(lambda: _DROPPED.spawn(stack.aclose))
         # Last, because where warnings are errors it raises.

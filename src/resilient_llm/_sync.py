@@ -11,13 +11,14 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from resilient_llm._client import AsyncClient
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import ClientClosed
+from resilient_llm._events import Listener
 from resilient_llm._fork import forgets
 from resilient_llm._options import ChatOptions
 from resilient_llm._portal import Errand, Portal
@@ -49,11 +50,12 @@ class Client:
         plan: Plan | None = None,
         timeout: float | None = None,
         local_only: LocalOnly = False,
+        on_event: Listener | Iterable[Listener] = (),
         clock: Clock = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         self._llm = AsyncClient(
-            *routes, plan=plan, timeout=timeout, local_only=local_only, clock=clock, rng=rng
+            *routes, plan=plan, timeout=timeout, local_only=local_only, on_event=on_event, clock=clock, rng=rng
         )  # fmt: skip
         self._portal: Portal | None = None
         self._lock = threading.Lock()  # between beginning and closing; never waited for by the loop's thread

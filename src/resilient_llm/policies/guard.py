@@ -100,46 +100,64 @@ class ContextGuard:
             if function is not None and not callable(function):
                 raise ConfigError(f"{name}: a function is needed, not {type(function).__name__}")
 
-    def fit(self, request: ChatRequest, window: int | None) -> ChatRequest:
+    def room(self, request: ChatRequest, window: int | None) -> tuple[int, int] | None:
+        """Tokens that the prompt may have and those kept for the answer; `None` while nobody knows the window.
+
+        Args:
+            request: what is to be sent.
+            window: what the backend knows, in tokens; the guard's own comes first.
+        """
+        window = self.window or window
+        if window is None:
+            return None
+        reserve = min(request.max_tokens or ANSWER, window // 4) if self.reserve is None else self.reserve
+        return window - reserve, reserve
+
+    def fits_surely(self, request: ChatRequest, window: int | None) -> bool:
+        """Nothing has to be counted. Cheap."""
+        space = self.room(request, window)
+        return space is None or fits_surely(request, space[0])
+
+    def fit(self, request: ChatRequest, window: int | None, estimate: TokenCounter = estimate_request) -> ChatRequest:
         """The request, as it is or as the rule made it, so that prompt and answer fit the window.
 
         Args:
             request: what is to be sent.
             window: what the backend knows, in tokens; the guard's own comes first.
+            estimate: what counts where the guard has no counter of its own.
 
         Raises:
             ContextOverflow: it does not fit, and the rule, if there is one, did not make it fit. Both numbers and the
                 reserve are in the message.
             ConfigError: the rule left no message at all.
         """
-        window = self.window or window
-        if window is None:
+        space = self.room(request, window)
+        if space is None:
             return request
-        reserve = min(request.max_tokens or ANSWER, window // 4) if self.reserve is None else self.reserve
-        room = window - reserve
-        if fits_surely(request, room) or self._count(request) <= room:
+        room, reserve = space
+        if fits_surely(request, room) or self._count(request, estimate) <= room:
             return request
 
         def count(messages: Sequence[Message]) -> int:
-            return self._count(replace(request, messages=tuple(messages))) if messages else 0
+            return self._count(replace(request, messages=tuple(messages)), estimate) if messages else 0
 
         trimmed = replace(request, messages=messages_from(self.overflow(request.messages, room, count)))
-        tokens = self._count(trimmed)
+        tokens = self._count(trimmed, estimate)
         if tokens <= room:
             return trimmed
         about = "" if self.counter is not None else "about "
         raise ContextOverflow(
-            f"the prompt has {about}{tokens} tokens, but the window of {window} has room for {max(room, 0)}:"
+            f"the prompt has {about}{tokens} tokens, but the window of {room + reserve} has room for {max(room, 0)}:"
             f" {reserve} are kept for the answer. Shorten it, use a larger window or a smaller reserve, or let"
             " ContextGuard(overflow=drop_oldest) leave out the oldest turns",
             tokens=tokens,
             limit=max(room, 0),
         )
 
-    def _count(self, request: ChatRequest) -> int:
+    def _count(self, request: ChatRequest, estimate: TokenCounter) -> int:
         if self.counter is not None:
             return self.counter(request)
-        return math.ceil(estimate_request(request) * MARGIN)
+        return math.ceil(estimate(request) * MARGIN)
 
     def __repr__(self) -> str:
         rule = getattr(self.overflow, "__name__", type(self.overflow).__name__)

@@ -14,10 +14,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from resilient_llm._types import ChatRequest, Message, Tool
 
+P = TypeVar("P")
 MESSAGE = 4  # tokens around a message in a chat template
 PRIMING = 3  # tokens that begin the answer
 TOOL = 8  # tokens around the schema of a tool, and around a tool call
@@ -87,8 +89,33 @@ def estimate(text: str) -> int:
 
 def estimate_request(request: ChatRequest) -> int:
     """About how many tokens this request has, with its tools, schema, images and what a chat template adds."""
-    total = PRIMING + sum(map(_message, request.messages)) + sum(map(_tool, request.tools))
-    return total + (estimate(json.dumps(request.schema)) if request.schema is not None else 0)
+    return Estimates()(request)
+
+
+class Estimates:
+    """A counter that remembers: no message and no tool is counted twice, whichever route or rule asks."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[object, int]] = {}  # by identity; what is kept cannot lend its own to another
+
+    def __call__(self, request: ChatRequest) -> int:
+        """About how many tokens this request has. See `estimate_request`."""
+        total = PRIMING + sum(self._of(message, _message) for message in request.messages)
+        total += sum(self._of(tool, _tool) for tool in request.tools)
+        return total + (self._of(request.schema, _schema) if request.schema is not None else 0)
+
+    def _of(self, part: P, count: Callable[[P], int]) -> int:
+        known = self._known.get(id(part))
+        if known is None:
+            known = self._known[id(part)] = part, count(part)
+        return known[1]
+
+
+def size(request: ChatRequest) -> int:
+    """How much there is to count, in characters."""
+    return sum(map(len, _everything(request)))
 
 
 def fits_surely(request: ChatRequest, window: int) -> bool:
@@ -96,10 +123,7 @@ def fits_surely(request: ChatRequest, window: int) -> bool:
 
     Cheap: no text is encoded that is longer than the window.
     """
-    texts = [text for message in request.messages for text in _texts(message)]
-    texts += [_shown(tool) for tool in request.tools]
-    if request.schema is not None:
-        texts.append(json.dumps(request.schema))
+    texts = _everything(request)
     calls = sum(len(message.tool_calls) for message in request.messages)
     room = window - _SURE_REQUEST - _SURE_MESSAGE * len(request.messages) - _SURE_TOOL * (len(request.tools) + calls)
     room -= 2 * IMAGE * sum(len(message.images) for message in request.messages)
@@ -107,6 +131,18 @@ def fits_surely(request: ChatRequest, window: int) -> bool:
     if 4 * chars <= room:
         return True
     return chars <= room and sum(map(_bytes, texts)) <= room
+
+
+def _everything(request: ChatRequest) -> list[str]:
+    texts = [text for message in request.messages for text in _texts(message)]
+    texts += [_shown(tool) for tool in request.tools]
+    if request.schema is not None:
+        texts.append(json.dumps(request.schema))
+    return texts
+
+
+def _schema(schema: Mapping[str, Any]) -> int:
+    return estimate(json.dumps(schema))
 
 
 def _message(message: Message) -> int:

@@ -1,0 +1,45 @@
+"""What is in force, and what state it is in: `explain()` and `snapshot()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from resilient_llm._leg import Leg
+
+
+def explain(legs: Sequence[Leg]) -> str:
+    """The pipeline in force, with every number, one route a paragraph."""
+    return "\n".join(_explain(number, leg) for number, leg in enumerate(legs, 1))
+
+
+def snapshot(legs: Sequence[Leg], now: float) -> dict[str, dict[str, Any]]:
+    """The state of every breaker, queue and budget, by route."""
+    return {
+        leg.name: {
+            "breaker": leg.breaker.snapshot(now),
+            "bulkhead": leg.bulkhead.snapshot(),
+            "budget": leg.budget.balance,
+            "aside": max(0.0, leg.aside_until - now),
+            **leg.state(),
+        }
+        for leg in legs
+    }
+
+
+def _explain(number: int, leg: Leg) -> str:
+    limits, retry = leg.limits, leg.retry
+    attempts = retry.attempts or (2 if leg.local else 3)
+    learned = leg.state().get("model", {}).get("load_budget")
+    seen = f" ({learned:.3g} s by its last loads)" if learned is not None else ""
+    spoken = getattr(leg.backend, "dialect", None)
+    dialect = f"\n   dialect: {spoken}" if spoken else ""
+    load = f" load {limits.load:g} s{seen}," if leg.ready is not None else ""
+    return (
+        f"{number}. {leg.name} ({'local' if leg.local else 'hosted'}, zone {leg.zone or 'asked on connecting'},"
+        f" window {leg.window or 'unknown'})\n"
+        f"   timeouts: connect {limits.connect:g} s,{load} first token {limits.first_token:g} s,"
+        f" between tokens {limits.between_tokens:g} s\n"
+        f"   retry: {attempts} attempt{'s' * (attempts > 1)}, patience {retry.patience:g} s; {leg.budget!r}\n"
+        f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n   guard: {leg.guard!r}{dialect}"
+    )

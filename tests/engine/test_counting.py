@@ -1,0 +1,144 @@
+"""Counting a long prompt holds up nobody: it is done in a thread, once a call, and until the deadline at most."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from resilient_llm import AsyncClient, ContextGuard, DeadlineExceeded, Message, Route, drop_oldest
+from resilient_llm._run import HEAVY
+from resilient_llm.errors import ContextOverflow
+from resilient_llm.policies import tokens
+from resilient_llm.testing import FakeBackend, say
+
+from .kit import REAL, Ask, assert_nothing_held, client, error_of
+
+pytestmark = pytest.mark.anyio
+LONG = "word " * (HEAVY // 4)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The length of each text that was estimated."""
+    lengths: list[int] = []
+    estimate = tokens.estimate
+
+    def noted(text: str) -> int:
+        lengths.append(len(text))
+        return estimate(text)
+
+    monkeypatch.setattr(tokens, "estimate", noted)
+    return lengths
+
+
+@pytest.fixture
+def slow_counter() -> Iterator[tuple[threading.Event, list[str]]]:
+    """What a counter waits for, and the names of the threads that counted. Lets them go in the end."""
+    go, where = threading.Event(), []
+    yield go, where
+    go.set()
+
+
+async def test_a_prompt_that_fits_even_if_every_byte_were_a_token_is_not_counted(ask: Ask, counted: list[int]) -> None:
+    await ask(client(Route(FakeBackend(say("ok")), guard=ContextGuard(window=100_000))), "word " * 10_000)
+    assert counted == []
+
+
+async def test_a_message_is_counted_once_for_all_routes_and_rules(ask: Ask, counted: list[int]) -> None:
+    history = [Message("user", letter * 4_000) for letter in "abcdefgh"]
+    routes = [
+        Route(FakeBackend(name="small"), guard=ContextGuard(window=1_000)),
+        Route(FakeBackend(say("ok"), name="trims"), guard=ContextGuard(window=6_000, overflow=drop_oldest)),
+    ]
+    reply = await ask(client(*routes), history)
+    assert [type(one.error) for one in reply.attempts] == [ContextOverflow, type(None)]
+    assert [length for length in counted if length] == [4_000] * len(history)
+
+
+async def test_a_refusal_by_the_guard_stands_among_the_attempts(ask: Ask) -> None:
+    small, large = FakeBackend(name="small"), FakeBackend(say("ok"), name="large")
+    llm = client(Route(small, guard=ContextGuard(window=100)), large)
+    reply = await ask(llm, "word " * 200)
+    assert [(one.route, one.kind, type(one.error)) for one in reply.attempts] == [
+        ("small", "first", ContextOverflow),
+        ("large", "fallback", type(None)),
+    ]
+    assert small.requests == []
+    assert_nothing_held(llm, small, large)
+
+
+async def test_a_route_whose_window_is_no_larger_is_not_asked(ask: Ask) -> None:
+    routes = [Route(FakeBackend(name=name), guard=ContextGuard(window=100)) for name in ("one", "two")]
+    error = await error_of(ask(client(*routes), "word " * 200))
+    assert [one.route for one in error.attempts] == ["one"]
+    assert type(error) is ContextOverflow
+
+
+@REAL
+async def test_a_long_prompt_is_counted_in_a_thread_while_the_loop_goes_on(
+    ask: Ask, slow_counter: tuple[threading.Event, list[str]]
+) -> None:
+    go, where = slow_counter
+
+    def counter(request: object) -> int:
+        where.append(threading.current_thread().name)
+        assert go.wait(20)
+        return 10
+
+    backend = FakeBackend(say("ok"))
+    async with AsyncClient(Route(backend, guard=ContextGuard(window=1_000, counter=counter))) as llm:
+        replies = []
+
+        async def call() -> None:
+            replies.append(await ask(llm, LONG, timeout=30))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            while not where:  # the loop turns although the counter stands still
+                await anyio.sleep(0.001)
+            assert llm.snapshot()["fake"]["bulkhead"].inflight == 0  # nor does it hold a slot meanwhile
+            go.set()
+        assert replies[0].text == "ok"
+        assert where != [threading.current_thread().name]
+
+
+@REAL
+async def test_a_deadline_ends_the_wait_for_a_counter(
+    ask: Ask, slow_counter: tuple[threading.Event, list[str]]
+) -> None:
+    go, _ = slow_counter
+
+    def counter(request: object) -> int:
+        go.wait(20)
+        return 10
+
+    backend = FakeBackend()
+    async with AsyncClient(Route(backend, guard=ContextGuard(window=1_000, counter=counter))) as llm:
+        began = time.monotonic()
+        error = await error_of(ask(llm, LONG, timeout=0.2), DeadlineExceeded)
+        assert error.phase == "queue"
+        assert time.monotonic() - began < 10
+        assert backend.requests == []
+        assert_nothing_held(llm, backend)
+
+
+@REAL
+async def test_a_caller_who_leaves_does_not_wait_for_a_counter(
+    ask: Ask, slow_counter: tuple[threading.Event, list[str]]
+) -> None:
+    go, _ = slow_counter
+
+    def counter(request: object) -> int:
+        go.wait(20)
+        return 10
+
+    backend = FakeBackend()
+    async with AsyncClient(Route(backend, guard=ContextGuard(window=1_000, counter=counter))) as llm:
+        with anyio.move_on_after(0.1) as scope:
+            await ask(llm, LONG, timeout=30)
+        assert scope.cancelled_caught
+        assert_nothing_held(llm, backend)
