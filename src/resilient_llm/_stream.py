@@ -129,6 +129,8 @@ class ChatStream:
         if self._run is not None:
             await self._leave(self._run, None)
             self._run.call.end(left=True)
+            if self._run.call.trace is not None:
+                self._run.call.trace.settle()
         self._waiting.clear()
 
     def text(self) -> Texts:
@@ -166,6 +168,8 @@ class ChatStream:
         run.call.end(left=True)
         if self._soon is not None:
             self._soon(lambda: _DROPPED.spawn(stack.aclose))
+            if run.call.trace is not None:
+                self._soon(run.call.trace.settle)
         # Last, because where warnings are errors it raises.
         warnings.warn(f"{shown} was dropped without being closed; use async with", ResourceWarning, 2, source=self)
 

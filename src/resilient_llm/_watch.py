@@ -10,6 +10,7 @@ taken once; both are monotonic.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import anyio
 
@@ -50,11 +51,13 @@ class Watch:
         limits: of the phases.
         phase: what the attempt is doing.
         spent: seconds spent in each phase that is over.
+        trace: the attempt in a trace, if anybody looks at it there: headers to be sent with a request, and where its
+            URL, its status and its id are told.
     """
 
     __slots__ = (
         "_deadline", "_ends", "_offset", "_rearm", "_reserve", "_scope", "_since", "clock", "limits", "phase", "spent",
-        "zone",
+        "trace", "zone",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +65,7 @@ class Watch:
     ) -> None:
         self.clock = clock
         self.zone = zone
+        self.trace: Any = None
         self.phase: Phase = "first_token"
         self.spent: dict[Phase, float] = {}
         self.limits = limits
