@@ -38,6 +38,7 @@ FLOORS: dict[str, int] = {
     "_gathered": 3,
     "_run": 3,
     "_explain": 3,
+    "_answer": 3,
     "_stream": 3,
     "_tools": 3,
     "_options": 3,

@@ -148,7 +148,7 @@ class Engine:
             stack.push(run)
             request = await run.fit()
             try:
-                await run.admit(reserve)
+                await run.admit(reserve, await run.tokens(request))
             except BaseException:
                 if kind == "retry":
                     leg.budget.refund()  # it was never sent

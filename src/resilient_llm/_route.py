@@ -15,6 +15,7 @@ from resilient_llm.backends.providers import PROVIDERS
 from resilient_llm.policies.breaker import CircuitBreaker
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard
+from resilient_llm.policies.rate import RateLimit
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.timeouts import Timeouts
 
@@ -35,6 +36,7 @@ class Route:
         budget: how many repeats there may be. Give one object to several routes to share it.
         breaker: opens when the backend is down. Give one object to several routes to share it.
         bulkhead: how many attempts may be in flight. Routes to one origin share one unless each gives its own.
+        rate: requests and tokens a minute that the provider allows. Default none: what it says with a 429 is kept.
         guard: what happens to a prompt that does not fit the window.
         streams: whether answers are asked for in pieces. Default yes: otherwise a slow answer cannot be told from a
             hang.
@@ -57,6 +59,7 @@ class Route:
     budget: RetryBudget | None = None
     breaker: CircuitBreaker | None = None
     bulkhead: Bulkhead | None = None
+    rate: RateLimit | None = None
     guard: ContextGuard | None = None
     streams: bool | None = None
     falls_back_on: tuple[type[LLMError], ...] = ()

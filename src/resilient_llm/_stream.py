@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
+from resilient_llm._answer import reply_of
 from resilient_llm._detached import Detached
 from resilient_llm._errors import ConfigError, LLMError, Truncated
 from resilient_llm._loops import here
@@ -116,7 +117,7 @@ class ChatStream:
         run = self._run
         assert run is not None
         await self._leave(run, None)
-        self._reply = run.reply()
+        self._reply = reply_of(run)
         run.call.end()
 
     async def __aexit__(

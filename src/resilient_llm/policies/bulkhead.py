@@ -20,13 +20,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._fork import forgets
-from resilient_llm.policies._shared import SharedSlots
 from resilient_llm.policies._slots import BulkheadSnapshot, Held, Limit, Reader, Slot, Tokens, Waiter
+
+if TYPE_CHECKING:
+    from resilient_llm.policies._shared import SharedSlots
 
 __all__ = ["Bulkhead", "BulkheadSnapshot", "Slot"]
 
@@ -64,7 +66,7 @@ class Bulkhead:
                 "max_slots: a number that processes share is fixed; leave one of max_slots and shared out"
             )
         self._limit: Limit | None = None
-        self._shared = SharedSlots(shared) if shared is not None else None
+        self._shared = _shared(shared) if shared is not None else None
         self._given, self._ceiling = slots, max_slots
         self._tokens = Tokens()
         self._queue: deque[Waiter[Any]] = deque()
@@ -306,6 +308,12 @@ class Bulkhead:
     def __repr__(self) -> str:
         shared = f" shared as {self._shared.name!r}" if self._shared is not None else ""
         return f"Bulkhead({self.inflight} of {self.slots} slots in use{shared}, {self.queued} queued)"
+
+
+def _shared(name: str) -> SharedSlots:
+    from resilient_llm.policies._shared import SharedSlots  # few need it, and what it imports is not small
+
+    return SharedSlots(name)
 
 
 def _check(name: str, value: int) -> None:
