@@ -42,7 +42,7 @@ FLOORS: dict[str, int] = {
     "_stream": 3,
     "_tools": 3,
     "_options": 3,
-    "_serving": 3,
+    "serving": 3,
     "_engine": 4,
     "_client": 5,
     "_sync_stream": 5,

@@ -43,6 +43,7 @@ from resilient_llm.backends.openai import OpenAICompatible
 from resilient_llm.policies.breaker import CircuitBreaker
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, drop_oldest, refuse
+from resilient_llm.policies.rate import RateLimit
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.timeouts import Timeouts
 
@@ -72,6 +73,7 @@ __all__ = [
     "OpenAICompatible",
     "OutputInvalid",
     "ParsedReply",
+    "RateLimit",
     "RateLimited",
     "ReasoningDelta",
     "Restarted",

@@ -162,8 +162,7 @@ class Engine:
                         await leg.ready(request, run.watch)
                         if leg.window != before:
                             request = await run.fit()
-                    opening = leg.backend.open(request, run.watch, stream=leg.streams)
-                    run.batches = await stack.enter_async_context(opening)
+                    run.batches = await stack.enter_async_context(run.open(request))
                     await self._read(run, whole=call.whole)
             except LLMError as error:
                 broke = run.broken(error)

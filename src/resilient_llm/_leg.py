@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resilient_llm._deadline import Clock
-from resilient_llm._errors import ConfigError, ContextOverflow, LLMError
+from resilient_llm._errors import ConfigError, ContextOverflow, LLMError, RateLimited
 from resilient_llm._events import BreakerChanged, RoutePutAside, Tell
 from resilient_llm._route import Route, backend_of
 from resilient_llm._types import Zone
@@ -80,7 +80,7 @@ class Leg:
         seconds = plan.aside_for(error)
         if seconds is not None:
             self.aside_until = max(self.aside_until, self._clock() + seconds)
-            if error.retry_after is not None:
+            if isinstance(error, RateLimited) and error.retry_after is not None:
                 self.told_until = self.aside_until
             if self._tell is not None:
                 self._tell(RoutePutAside(self.name, seconds, error))

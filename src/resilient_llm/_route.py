@@ -43,6 +43,8 @@ class Route:
         falls_back_on: errors that go on to the next route although their class does not, such as `AuthFailed`.
         on_break: what happens when a stream breaks after its first event: `raise`, or `restart` the answer on the next
             route and tell of it with a `Restarted` event.
+        tells_deadline: how long the caller still waits goes with each request, as `X-Request-Timeout-Ms`, for a server
+            that stops by then. Default no.
         space: the vector space of its embeddings. Default the model's name. Once a route of a client has one, only such
             routes embed.
 
@@ -64,6 +66,7 @@ class Route:
     streams: bool | None = None
     falls_back_on: tuple[type[LLMError], ...] = ()
     on_break: OnBreak = "raise"
+    tells_deadline: bool = False
     space: str | None = None
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -43,6 +43,7 @@ from resilient_llm.policies.bulkhead import Slot
 from resilient_llm.policies.guard import ANSWER
 from resilient_llm.policies.tokens import estimate, size
 from resilient_llm.wire import WireEvent
+from resilient_llm.wire._patience import say_left
 
 T = TypeVar("T")
 THROTTLES = (RateLimited, Overloaded)  # a server's way of saying that there is too much at once
@@ -154,6 +155,14 @@ class Run:
         if not leg.streams or not isinstance(call.request, ChatRequest):
             limits = limits.unary()
         self.watch = Watch(call.deadline, limits, call.clock, reserve=reserve, zone=call.zone)
+
+    def open(self, request: Request) -> AbstractAsyncContextManager[Batches]:
+        """The attempt itself, not yet begun."""
+        leg, deadline = self.leg, self.call.deadline
+        if leg.route.tells_deadline:
+            left = say_left(min(deadline.at, deadline.ambient) - self.call.clock())
+            self.watch.headers += tuple((name.encode(), value.encode()) for name, value in left.items())
+        return leg.backend.open(request, self.watch, stream=leg.streams)
 
     def first_token(self, batch: Sequence[WireEvent]) -> None:
         """The first events are there: from now on the attempt owns all the time that is left."""

@@ -48,13 +48,14 @@ class Watch:
 
     Attributes:
         limits: of the phases.
+        headers: sent with the request, beside the backend's own.
         phase: what the attempt is doing.
         spent: seconds spent in each phase that is over.
     """
 
     __slots__ = (
-        "_deadline", "_ends", "_offset", "_rearm", "_reserve", "_scope", "_since", "clock", "limits", "phase", "spent",
-        "zone",
+        "_deadline", "_ends", "_offset", "_rearm", "_reserve", "_scope", "_since", "clock", "headers",
+        "limits", "phase", "spent", "zone",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +63,7 @@ class Watch:
     ) -> None:
         self.clock = clock
         self.zone = zone
+        self.headers: tuple[tuple[bytes, bytes], ...] = ()
         self.phase: Phase = "first_token"
         self.spent: dict[Phase, float] = {}
         self.limits = limits

@@ -178,7 +178,7 @@ class OwnTransport:
         if url is None:
             url = httpcore2.URL(scheme=at.scheme, host=at.host, port=at.port, target=at.prefix + path)
             self._urls[path] = url
-        headers = [*at.headers, (b"Content-Length", b"%d" % len(body))]
+        headers = [*at.headers, *watch.headers, (b"Content-Length", b"%d" % len(body))]
         token = _WATCH.set(watch)
         try:
             answer = await pool.handle_async_request(httpcore2.Request(method, url, headers=headers, content=body))
@@ -246,7 +246,7 @@ class UserTransport:
             raise ClientClosed("http_client: it is bound to the event loop that used it first; give each loop its own")
         client, at = self._client, self._endpoint
         request = client.build_request(
-            method.decode(), at.url + path, content=body, headers=list(at.headers[1:]),
+            method.decode(), at.url + path, content=body, headers=[*at.headers[1:], *watch.headers],
             timeout=(watch.limits.connect, None, None, client.timeout.pool),
         )  # fmt: skip
         response = await client.send(request, **self._how)

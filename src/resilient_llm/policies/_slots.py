@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import anyio
 
-from resilient_llm._errors import DeadlineExceeded, LLMError
+from resilient_llm._errors import ConfigError, DeadlineExceeded, LLMError
 from resilient_llm._loops import here
 
 if TYPE_CHECKING:
@@ -134,10 +134,13 @@ class Tokens:
         except IndexError:
             self._free.append(None)
 
-    def drop(self) -> None:
-        """One less, now or as soon as one comes back."""
-        if not self.take():
-            self._owed.append(None)
+    def resize(self, change: int) -> None:
+        """So many more, or less: now, or as soon as they come back."""
+        for _ in range(change):
+            self.give()
+        for _ in range(-change):
+            if not self.take():
+                self._owed.append(None)
 
     @property
     def balance(self) -> int:
@@ -199,6 +202,17 @@ class Waiter(Generic[T]):
         return DeadlineExceeded(f"no free slot within {now - self.began:.3g} s", phase="queue")
 
 
+def whole(**numbers: int | None) -> None:
+    """Checks what is given.
+
+    Raises:
+        ConfigError: a number is not a whole one of 1 or more.
+    """
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name}: {value!r} is not a whole number of 1 or more")
+
+
 class Limit:
     """How many slots there are: a fixed number, or one that a hosted server's throttling moves.
 
@@ -219,7 +233,7 @@ class Limit:
 
     def throttled(self, began: float, now: float) -> int:
         """The server throttled an attempt that began then. By how much the number changed."""
-        if self.ceiling is None or began < self._shrunk:
+        if self.ceiling is None or began <= self._shrunk:
             return 0
         before, self.slots = self.slots, max(1, int(self.slots * SHRINK))
         self._shrunk, self._good = now, 0

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._fork import forgets
-from resilient_llm.policies._slots import BulkheadSnapshot, Held, Limit, Reader, Slot, Tokens, Waiter
+from resilient_llm.policies._slots import BulkheadSnapshot, Held, Limit, Reader, Slot, Tokens, Waiter, whole
 
 if TYPE_CHECKING:
     from resilient_llm.policies._shared import SharedSlots
@@ -56,18 +56,20 @@ class Bulkhead:
     """
 
     def __init__(self, slots: int | None = None, max_slots: int | None = None, shared: str | None = None) -> None:
-        for name, value in (("slots", slots), ("max_slots", max_slots)):
-            if value is not None:
-                _check(name, value)
+        whole(slots=slots, max_slots=max_slots)
         if slots is not None and max_slots is not None and max_slots < slots:
             raise ConfigError(f"max_slots: {max_slots!r} is below the {slots!r} slots to begin with")
         if shared is not None and max_slots is not None:
             raise ConfigError(
                 "max_slots: a number that processes share is fixed; leave one of max_slots and shared out"
             )
-        self._limit: Limit | None = None
-        self._shared = _shared(shared) if shared is not None else None
-        self._given, self._ceiling = slots, max_slots
+        self._limit = Limit(0)  # not known yet
+        self._shared: SharedSlots | None = None
+        if shared is not None:
+            from resilient_llm.policies._shared import SharedSlots  # few need it, and what it imports is not small
+
+            self._shared = SharedSlots(shared)
+        self._given = slots, max_slots
         self._tokens = Tokens()
         self._queue: deque[Waiter[Any]] = deque()
         self._read: set[Slot[Any]] = set()  # slots of streams
@@ -80,7 +82,7 @@ class Bulkhead:
     @property
     def slots(self) -> int | None:
         """How many attempts may be in flight now; `None` while nobody has said."""
-        return self._limit.slots if self._limit is not None else None
+        return self._limit.slots or None
 
     def after_fork(self) -> None:
         """In the child nobody holds a slot and nobody waits."""
@@ -97,11 +99,11 @@ class Bulkhead:
         Raises:
             ConfigError: a number is not whole or below 1.
         """
-        _check("slots", slots)
+        whole(slots=slots)
         with self._lock:
-            if self._limit is not None:
+            if self._limit.slots:
                 return
-            ceiling = self._ceiling if self._given is not None or self._ceiling is not None else max_slots
+            ceiling = max_slots if self._given == (None, None) else self._given[1]
             if self._shared is not None:
                 self._shared.slots, ceiling = slots, None
             self._limit = Limit(slots if ceiling is None else min(slots, ceiling), ceiling)
@@ -144,7 +146,7 @@ class Bulkhead:
             LLMError: what `take` raised or `peek` returned.
             ConfigError: nobody has said how many slots there are.
         """
-        if self._limit is None:
+        if not self._limit.slots:
             raise ConfigError("slots: not known; use Bulkhead(slots) when it stands alone")
         now = clock()
         if (refusal := peek(now)) is not None:
@@ -192,20 +194,12 @@ class Bulkhead:
 
     def throttled(self, slot: Slot[Any], now: float) -> None:
         """The server said to the attempt of this slot that there is too much."""
-        if self._limit is not None:
-            self._resize(self._limit.throttled(slot.began, now), now)
+        self._tokens.resize(self._limit.throttled(slot.began, now))
 
     def answered(self, now: float) -> None:
         """The server answered an attempt whose slot is still held."""
-        if self._limit is not None:
-            self._resize(self._limit.answered(self.inflight), now)
-
-    def _resize(self, change: int, now: float) -> None:
-        for _ in range(-change):
-            self._tokens.drop()
-        if change > 0:
-            self._tokens.give()
-            self._dispatch(now)
+        self._tokens.resize(self._limit.answered(self.inflight))
+        self._dispatch(now)
 
     def give_back(self, slot: Slot[Any], tokens: Tokens, now: float) -> None:
         """A slot is free again. Called by it, once."""
@@ -308,14 +302,3 @@ class Bulkhead:
     def __repr__(self) -> str:
         shared = f" shared as {self._shared.name!r}" if self._shared is not None else ""
         return f"Bulkhead({self.inflight} of {self.slots} slots in use{shared}, {self.queued} queued)"
-
-
-def _shared(name: str) -> SharedSlots:
-    from resilient_llm.policies._shared import SharedSlots  # few need it, and what it imports is not small
-
-    return SharedSlots(name)
-
-
-def _check(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name}: {value!r} is not a whole number of 1 or more")
