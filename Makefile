@@ -7,7 +7,7 @@ DEV := .venv/.dev
 BENCH := .venv/.bench
 OLLAMA := .real/ollama/.installed
 
-.PHONY: demo test check format bench real real-install clean
+.PHONY: demo test check format bench simulate real real-install clean
 
 demo: $(RUN)  ## the main job, against a real Ollama if there is one, else against simulated servers
 	@$(BIN)/python -m examples.demo
@@ -27,6 +27,9 @@ format: $(DEV)  ## lets ruff mend what it can
 
 bench: $(BENCH)  ## speed and size beside peers; writes benchmarks/results.md
 	$(BIN)/python -m benchmarks.overhead
+
+simulate: $(DEV)  ## a month of a client's life in virtual time: DAYS=30; SEED=7 replays one
+	$(BIN)/python -m tests.simulation --days $(or $(DAYS),30) $(if $(SEED),--seed $(SEED))
 
 real: real-install  ## the tests against a real llama.cpp server and a real Ollama
 	$(BIN)/python -m pytest tests/real

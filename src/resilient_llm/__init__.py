@@ -36,6 +36,7 @@ from resilient_llm._stream import ChatStream
 from resilient_llm._sync import Client
 from resilient_llm._sync_stream import Stream
 from resilient_llm._types import ChatRequest, EmbedRequest, Image, Message, Tool, ToolCall
+from resilient_llm._warnings import OptionWarning, ReloadWarning
 from resilient_llm._zones import local_only
 from resilient_llm.backends.base import Backend
 from resilient_llm.backends.ollama import Ollama
@@ -71,11 +72,13 @@ __all__ = [
     "Message",
     "Ollama",
     "OpenAICompatible",
+    "OptionWarning",
     "OutputInvalid",
     "ParsedReply",
     "RateLimit",
     "RateLimited",
     "ReasoningDelta",
+    "ReloadWarning",
     "Restarted",
     "Retry",
     "RetryBudget",

@@ -80,6 +80,20 @@ class Detached:
             sys.modules["trio"].lowlevel.spawn_system_task(job.run)
         return job
 
+    def later(self, seconds: float, work: Callable[[], Awaitable[None]], needed: Callable[[], bool]) -> None:
+        """Starts `work` after these seconds, if it is needed then. Until then asyncio has a timer and no task."""
+        loop = running_loop()
+        if isinstance(loop, asyncio.AbstractEventLoop):
+            loop.call_later(seconds, lambda: self.spawn(work) if needed() else None)
+            return
+
+        async def wait() -> None:
+            await anyio.sleep(seconds)
+            if needed():
+                await work()
+
+        self.spawn(wait)
+
     async def aclose(self) -> None:
         """Cancels what this loop still runs and waits for it, `GRACE` seconds at most."""
         here = running_loop()

@@ -96,8 +96,6 @@ class Engine:
     async def _on(self, leg: Leg, call: Call, waiting: Collection[Leg]) -> Run:
         """Tries one route, and again as long as its policy says so. `waiting` are the routes after it."""
         kind: AttemptKind = "retry" if call.tried(leg) else "fallback" if call.failures else "first"
-        if kind != "retry":
-            leg.budget.deposit()
         last: LLMError | None = None
         while True:
             others = any(other.eligible(self._clock()) for other in waiting)
@@ -117,10 +115,13 @@ class Engine:
 
     def _wait(self, leg: Leg, call: Call, error: LLMError, *, others: bool) -> float | None:
         """Seconds until the next attempt on this route, or `None` to leave it."""
+        learned = leg.learns(call.request, error)  # a field was refused by name: this once it goes without, at once
         if _INSIDE.get():
             return None  # inside another client's attempt: that one retries, or it would be three times three
         tried = call.tried(leg)
         left = call.left() - self._reserve(call, others=others)  # no wait eats what is kept for later routes
+        if learned:
+            return 0.0 if left > 0 else None
         wait = leg.retry.delay(tried, error, self._rng, local=leg.local, left=left, others=others)
         return wait if wait is not None and leg.breaker.check(self._clock() + wait) is None else None
 
@@ -146,13 +147,15 @@ class Engine:
         async with AsyncExitStack() as stack:
             run = Run(call, leg, kind)
             stack.push(run)
-            request = await run.fit()
             try:
+                request = await run.fit()
                 await run.admit(reserve, await run.tokens(request))
             except BaseException:
                 if kind == "retry":
                     leg.budget.refund()  # it was never sent
                 raise
+            if kind != "retry":
+                leg.budget.deposit()  # not before: a call that was refused here puts no load on the server
             token = _INSIDE.set(True)
             try:
                 with run.watch.scope as scope:

@@ -22,6 +22,7 @@ def snapshot(legs: Sequence[Leg], now: float) -> dict[str, dict[str, Any]]:
             "budget": leg.budget.balance,
             "rate": leg.rate.snapshot(now) if leg.rate is not None else None,
             "aside": max(0.0, leg.aside_until - now),
+            **leg.state(),
         }
         for leg in legs
     }
@@ -30,7 +31,11 @@ def snapshot(legs: Sequence[Leg], now: float) -> dict[str, dict[str, Any]]:
 def _explain(number: int, leg: Leg) -> str:
     limits, retry = leg.limits, leg.retry
     attempts = retry.attempts or (2 if leg.local else 3)
-    load = f" load {limits.load:g} s," if leg.ready is not None else ""
+    learned = leg.state().get("model", {}).get("load_budget")
+    seen = f" ({learned:.3g} s by its last loads)" if learned is not None else ""
+    spoken = getattr(leg.backend, "dialect", None)
+    dialect = f"\n   dialect: {spoken}" if spoken else ""
+    load = f" load {limits.load:g} s{seen}," if leg.ready is not None else ""
     return (
         f"{number}. {leg.name} ({'local' if leg.local else 'hosted'}, zone {leg.zone or 'asked on connecting'},"
         f" window {leg.window or 'unknown'})\n"
@@ -39,5 +44,5 @@ def _explain(number: int, leg: Leg) -> str:
         f"   retry: {attempts} attempt{'s' * (attempts > 1)}, patience {retry.patience:g} s; {leg.budget!r}\n"
         f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n"
         + (f"   rate: {leg.rate!r}\n" if leg.rate is not None else "")
-        + f"   guard: {leg.guard!r}"
+        + f"   guard: {leg.guard!r}{dialect}"
     )

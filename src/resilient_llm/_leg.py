@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from resilient_llm._deadline import Clock
-from resilient_llm._errors import ConfigError, ContextOverflow, LLMError, RateLimited
+from resilient_llm._errors import ConfigError, ContextOverflow, LLMError, NoEligibleRoute, RateLimited
 from resilient_llm._events import BreakerChanged, RoutePutAside, Tell
+from resilient_llm._needs import why_not
 from resilient_llm._route import Route, backend_of
-from resilient_llm._types import Zone
-from resilient_llm.policies import plan, timeouts
+from resilient_llm._types import ChatRequest, Request, Zone
+from resilient_llm.policies import history, plan, timeouts
 from resilient_llm.policies.breaker import CircuitBreaker, Transition
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, refuse
@@ -52,6 +53,8 @@ class Leg:
         self._clock, self._tell = clock, tell
         self.ready = getattr(backend, "ready", None)
         self.locate = getattr(backend, "locate", None)
+        self._lacks = getattr(backend, "lacks", None)
+        self._learn = getattr(backend, "learn", None)
         self.breaker.on_change.append(self._changed)
 
     @property
@@ -63,6 +66,23 @@ class Leg:
     def window(self) -> int | None:
         """The window in tokens, as far as it is known now."""
         return self.guard.window or getattr(self.backend, "window", None)
+
+    def suited(self, request: Request) -> Request:
+        """The request as this route may have it: without the reasoning of others.
+
+        Raises:
+            NoEligibleRoute: the route lacks what it needs.
+        """
+        if not isinstance(request, ChatRequest):
+            return request
+        why = why_not(request, self.route.lacks) or (self._lacks(request) if self._lacks is not None else None)
+        if why is not None:
+            raise NoEligibleRoute(why, falls_back=True)
+        return history.for_route(request, self.name)
+
+    def learns(self, request: Request, error: LLMError) -> bool:
+        """Whether the backend will write this request otherwise, because of how it was refused."""
+        return self._learn is not None and bool(self._learn(request, error))
 
     def takes_over(self, error: LLMError) -> bool:
         """Whether this route may be worth trying after that error: an overflow needs a larger window, or a rule."""
@@ -97,6 +117,11 @@ class Leg:
         """What the backend knows of what it serves."""
         known = getattr(self.backend, "served", None)
         return known() if known is not None else {}
+
+    def state(self) -> dict[str, Any]:
+        """What the backend tells of its model's state, for `snapshot()`: an Ollama's place in memory."""
+        known = getattr(self.backend, "snapshot", None)
+        return {"model": known()} if known is not None else {}
 
     def _changed(self, change: Transition) -> None:
         """A breaker that has opened sends its waiters away at once."""

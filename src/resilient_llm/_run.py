@@ -85,15 +85,17 @@ class Run:
             call.tell(AttemptStarted(call.number, leg.name, self.number, kind))
 
     async def fit(self) -> Request:
-        """The request as it fits the window that is known now.
+        """The request as it fits the route, and the window that is known now.
 
         Counting may not hold up the loop: what takes more than 50 ms or so goes to a thread, until the deadline.
 
         Raises:
+            NoEligibleRoute: the route lacks what it needs.
             ContextOverflow: it does not fit, and the guard's rule does not make it.
             DeadlineExceeded: it was still being counted when the deadline came.
         """
-        call, leg, request = self.call, self.leg, self.call.request
+        call, leg = self.call, self.leg
+        request = leg.suited(call.request)
         if not isinstance(request, ChatRequest) or leg.guard.fits_surely(request, leg.window):
             return request
         fit = partial(leg.guard.fit, request, leg.window, call.estimates)

@@ -31,7 +31,8 @@ async def test_a_cold_model_is_loaded_first_and_then_asked(ask: Ask) -> None:
         async with AsyncClient(local(server)) as llm:
             reply = await ask(llm)
             assert reply.text == "yes"
-            assert [one.kind for one in server.requests] == ["other", "load", "other", "chat"]
+            asked = [one.path if one.kind == "other" else one.kind for one in server.requests]
+            assert asked == ["/api/ps", "load", "/api/ps", "/api/version", "chat"]
             assert reply.timings.load >= 0.1
             assert reply.attempts[0].load == reply.timings.load
             assert (reply.attempts[0].first_token or 0) < reply.timings.load + LATE
@@ -148,7 +149,7 @@ async def test_a_warm_up_that_takes_too_long_says_so_and_its_load_goes_on() -> N
 
 
 async def test_an_eviction_is_found_out_after_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resilient_llm.backends.ollama.RESIDENT", 0.0)
+    monkeypatch.setattr("resilient_llm.backends._ollama_memory.RESIDENT", 0.0)
     with FakeOllama(say("yes"), load=0.1) as server:
         async with AsyncClient(local(server)) as llm:
             await llm.chat("hi")

@@ -75,7 +75,7 @@ async def test_without_a_limit_an_endless_answer_ends_after_one_window(ollama_se
     """Ollama's own limit is ten windows."""
     async with AsyncClient(to_ollama(ollama_server, "endless", num_ctx=NARROW)) as llm:
         reply = await llm.chat("hi", temperature=0)
-    assert reply.degraded == ("cut_at_length",)
+    assert reply.degraded == ("cut_at_length", "context_shifted")  # prompt and answer are more than the window
     assert reply.usage.output_tokens == NARROW
 
 

@@ -1,49 +1,29 @@
 """Ollama, over its own API: only there can the window be set, a cut refused, and a load told from a hang.
 
-A load belongs, in Ollama, to the request that started it: when that one goes away, the load is aborted and the next
-starts anew (ollama/ollama#8006). So a model that may not be in memory is loaded by a request of its own, one for all
-callers, detached from every one of them; what is asked of the model is sent when it is there. And since Ollama sends no
-header before the first token, this is also what makes a first-token limit meaningful.
+What it has in memory, and how a model gets there, stands in `_ollama_memory`; which attempts are silent, and why, in
+`_ollama_silence`; here is only what a user says and what the engine asks.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-from resilient_llm._deadline import CEILING, Deadline
-from resilient_llm._detached import Detached, Job, running_loop
-from resilient_llm._errors import ConfigError, ConnectFailed, ConnectTimeout, LLMError, NoEligibleRoute
-from resilient_llm._types import EmbedRequest, Request, Zone
+from resilient_llm._detached import Detached
+from resilient_llm._errors import ConfigError, LLMError
+from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm._zones import zone_of
+from resilient_llm.backends import _ollama_settings as settings
 from resilient_llm.backends._endpoint import endpoint
-from resilient_llm.backends._exchange import Exchange, fetch
+from resilient_llm.backends._ollama_memory import Memory
+from resilient_llm.backends._ollama_server import Server
+from resilient_llm.backends._ollama_silence import Loops, Question
 from resilient_llm.backends.base import Batches
 from resilient_llm.backends.http import OwnTransport, Transport, UserTransport
-from resilient_llm.policies.timeouts import Limits
-from resilient_llm.wire.ollama import (
-    OllamaCodec,
-    Show,
-    load_body,
-    parse_ps,
-    parse_show,
-    parse_tags,
-    same_model,
-    show_body,
-)
-
-RESIDENT = 60.0  # seconds after its last word that a model is taken to be in memory still; its keep_alive is 5 min
-ASK_TIME = 0.5  # seconds for /api/ps, which may block for 5 to 10 s while a model unloads; then we go on without
-SHOW_TIME = 5.0  # seconds for /api/show and /api/tags
-FACTS = 300.0  # seconds that what /api/show said is believed
-OLD_WINDOW = 2048  # tokens; Ollama's default before 0.10, whose /api/ps does not tell the window
-_FOREVER = Limits(math.inf, math.inf, math.inf, math.inf)
+from resilient_llm.wire.ollama import OllamaCodec
 
 
 class Ollama:
@@ -94,46 +74,42 @@ class Ollama:
             num_ctx = options.get("num_ctx")
         if num_ctx is not None and (isinstance(num_ctx, bool) or not isinstance(num_ctx, int) or num_ctx < 4):
             raise ConfigError(f"num_ctx: {num_ctx!r} is not a whole number of tokens of 4 or more")
-        _check_keep_alive(keep_alive)
+        stays = settings.stays(keep_alive)
+        settings.checked_options(options)
         self.model = model
         self.name = name or f"ollama:{model}"
-        self._num_ctx = num_ctx
-        self._told_window: int | None = None
-        self._loaded: int | None = None  # the window that it has in memory, as far as the server says
-        self._granted: int | None = None  # the one that our own load got: the server cuts it to what was trained
-        at = endpoint(_address(base_url), headers or {}, api_key or _key(base_url))
+        at = endpoint(settings.address(base_url), headers or {}, api_key or settings.key(base_url))
         self.origin = at.origin
-        literal = zone_of("127.0.0.1" if at.host == "localhost" else at.host) if _is_address(at.host) else None
+        literal = zone_of("127.0.0.1" if at.host == "localhost" else at.host) if settings.is_address(at.host) else None
         cloud = model.endswith(("-cloud", ":cloud"))
         self.zone: Zone | None = "internet" if cloud or http_client is not None else literal
-        self.slots = _parallel() if literal == "machine" else 1
+        self.slots = settings.parallel() if literal == "machine" else 1
         self._codec = OllamaCodec(
             model, num_ctx=num_ctx, options=options, think=think, shift=shift, window=lambda: self.window
         )
-        self._keep_alive = keep_alive
+        self._pinned: dict[str, Any] = {**(options or {}), **({} if num_ctx is None else {"num_ctx": num_ctx})}
+        self._shift = shift
         self._transport: Transport = OwnTransport(at) if http_client is None else UserTransport(at, http_client)
         self._detached = Detached()
-        self._loads: dict[Any, Job] = {}
-        self._heard = -math.inf
-        self._shown: tuple[float, Show] | None = None
-        self._facts: dict[str, Any] = {}
+        self._server = Server(self._transport, self._codec, model, self.origin)
+        self._memory = Memory(self._server, self._detached, self._pinned, keep_alive, stays)
+        self._loops = Loops(self._memory, self._detached)
 
     @property
     def window(self) -> int | None:
         """The context window in tokens: what the loaded model has, else what was asked for, else unknown."""
-        known = [size for size in (self._num_ctx, self._told_window) if size is not None]
-        return min(known) if known else None
+        return self._memory.window
 
     def open(self, request: Request, watch: Watch, *, stream: bool = True) -> AbstractAsyncContextManager[Batches]:
         """One attempt; see `Backend.open`."""
-        codec = self._codec
-        call, decoder = codec.encode(request, stream=stream), codec.decoder(request, stream=stream)
-        clock = watch.clock
-
-        def heard() -> None:
-            self._heard = clock()
-
-        return Exchange(self._transport, call, decoder, codec.error, watch, detached=self._detached, heard=heard)
+        if type(request) is ChatRequest and request.extra:
+            settings.checked_extra(request.extra, self._pinned, self._shift)
+        codec, memory = self._codec, self._memory
+        call = codec.encode(request, stream=stream)
+        decoder = codec.decoder(request, stream=stream, judge=partial(memory.judge, watch.clock))
+        return Question(
+            self._loops.here(), memory, self._transport, codec, call, decoder, watch, self._detached
+        )  # fmt: skip
 
     async def ready(self, request: Request | None, watch: Watch) -> None:
         """Brings the model into memory with the window that it is to have, unless it spoke a moment ago.
@@ -144,66 +120,22 @@ class Ollama:
 
         Raises:
             LLMError: the server is not there, or the load failed.
+            UnsupportedParameter: there is an image, and the model sees none.
         """
-        if watch.clock() - self._heard < RESIDENT:
-            return
-        watch.enter("load")
-        if running_loop() in self._loads or await self._resident(watch) is False:
-            embed = isinstance(request, EmbedRequest) if request is not None else await self._only_embeds(watch)
-            await self._load(embed=embed, watch=watch)
-            await self._resident(watch)
-            self._granted = self._loaded
-        watch.enter("first_token")
+        await self._memory.ready(request, watch)
 
-    async def _only_embeds(self, watch: Watch) -> bool:
-        abilities = (await self._show(watch)).capabilities
-        return "embedding" in abilities and "completion" not in abilities
+    def lacks(self, request: Request) -> str | None:
+        """Why the model cannot take this request, as far as the server has said."""
+        return self._codec.lacks(request) if isinstance(request, ChatRequest) else None
 
-    async def _resident(self, watch: Watch) -> bool | None:
-        """Whether the model is in memory as it is needed; `None` if the server does not say in time.
+    def learn(self, request: Request, error: LLMError) -> bool:
+        """See `Backend`: a model that cannot think is not asked to again."""
+        return self._codec.learn(request, error)
 
-        With another window than ours Ollama would load it again, within the request that asks. Before 0.10 it does not
-        tell the window: then it is asked to load the model, which does nothing if all is as it should be.
-        """
-        try:
-            running = parse_ps(await self._fetch(b"GET", "/api/ps", b"", watch, ASK_TIME))
-        except (ConnectFailed, ConnectTimeout, NoEligibleRoute):
-            raise
-        except LLMError:
-            return None
-        for one in running:
-            if same_model(one.name, self.model):
-                self._told_window = one.context_length or await self._old_window(watch)
-                self._facts = {"digest": one.digest or None, "quantization": one.quantization or None}
-                self._loaded = told = one.context_length
-                return self._num_ctx is None or (told is not None and told in (self._num_ctx, self._granted))
-        return False
-
-    async def _old_window(self, watch: Watch) -> int:
-        """The window where `/api/ps` does not tell it. What is beyond the trained one Ollama cuts without a word."""
-        show = await self._show(watch)
-        wanted = self._num_ctx or show.num_ctx or OLD_WINDOW
-        return min(wanted, show.context_length or wanted)
-
-    async def _load(self, *, embed: bool, watch: Watch) -> None:
-        """Waits for the one load that is under way on this loop, or starts it."""
-        loop = running_loop()
-        job = self._loads.get(loop)
-        if job is None:
-            body = load_body(self._codec, keep_alive=self._keep_alive, embed=embed)
-            path = "/api/embed" if embed else "/api/chat"
-            own = Watch(Deadline(math.inf, math.inf), _FOREVER, watch.clock, zone=watch.zone)
-
-            async def load() -> None:
-                try:
-                    await self._fetch(b"POST", path, body, own, CEILING)
-                finally:
-                    self._loads.pop(loop, None)
-
-            job = self._loads[loop] = self._detached.spawn(load)
-        await job.done.wait()
-        if job.error is not None:
-            raise copy.copy(job.error)  # a copy for each waiter: a shared exception would grow all their tracebacks
+    @property
+    def dialect(self) -> str | None:
+        """What was learned of the model."""
+        return self._codec.dialect
 
     async def locate(self, watch: Watch) -> Zone | None:
         """Where the model runs: the internet if the server hands it on, else unknown until we are connected.
@@ -213,14 +145,7 @@ class Ollama:
         """
         if self.zone == "internet":
             return "internet"
-        return "internet" if (await self._show(watch)).remote_host else self.zone
-
-    async def _show(self, watch: Watch) -> Show:
-        now = watch.clock()
-        if self._shown is None or now - self._shown[0] > FACTS:
-            body = await self._fetch(b"POST", "/api/show", show_body(self.model), watch, SHOW_TIME)
-            self._shown = (now, parse_show(body))
-        return self._shown[1]
+        return "internet" if (await self._server.show(watch)).remote_host else self.zone
 
     async def models(self, watch: Watch) -> tuple[str, ...]:
         """The names of the models that are pulled.
@@ -228,15 +153,15 @@ class Ollama:
         Raises:
             LLMError: the server could not be asked.
         """
-        tags = parse_tags(await self._fetch(b"GET", "/api/tags", b"", watch, SHOW_TIME))
-        return tuple(sorted(one.name for one in tags))
-
-    async def _fetch(self, method: bytes, path: str, body: bytes, watch: Watch, limit: float) -> bytes:
-        return await fetch(self._transport, method, path, body, self._codec.error, watch, limit)
+        return await self._server.models(watch)
 
     def served(self) -> dict[str, Any]:
         """Digest, quantization and window, as far as `/api/ps` told."""
-        return {**self._facts, "window": self.window}
+        return self._memory.facts()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Whether the model is in memory, its window, the CPU's share of it, and what its loads tell."""
+        return self._memory.snapshot()
 
     async def aclose(self) -> None:
         """Ends loads and closes that are under way on this loop, and gives back its connections."""
@@ -245,46 +170,3 @@ class Ollama:
 
     def __repr__(self) -> str:
         return f"Ollama({self.model!r}, {self.origin})"
-
-
-def _address(base_url: str | None) -> str:
-    """What Ollama's own client makes of `OLLAMA_HOST`: scheme and port may be missing; `0.0.0.0` is this machine."""
-    given = base_url or os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434"
-    url = given if "://" in given else f"http://{given}"
-    try:
-        parts = urlsplit(url)
-        port = parts.port or (11434 if "://" not in given else None)
-        host = "127.0.0.1" if parts.hostname in (None, "0.0.0.0") else parts.hostname  # noqa: S104  # not a bind
-    except ValueError:
-        return url  # `endpoint` says what is wrong with it
-    if parts.username or parts.query or parts.fragment or not url.isprintable():
-        return url
-    host = f"[{host}]" if ":" in str(host) else host
-    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"
-
-
-def _key(base_url: str | None) -> str | None:
-    """The key of the environment, for the server of the environment: another one must not get to see it."""
-    ours = base_url is None or urlsplit(base_url).hostname in ("ollama.com", "www.ollama.com")
-    return (os.environ.get("OLLAMA_API_KEY") or None) if ours else None
-
-
-def _is_address(host: str) -> bool:
-    return host == "localhost" or host.replace(".", "").isdigit() or ":" in host
-
-
-def _parallel() -> int:
-    """`OLLAMA_NUM_PARALLEL`, whose default is 1. It is the server's, and tells how one of this machine was started."""
-    value = os.environ.get("OLLAMA_NUM_PARALLEL", "1")
-    return max(1, int(value)) if value.isdigit() else 1
-
-
-def _check_keep_alive(value: float | str | None) -> None:
-    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)):
-        return
-    if isinstance(value, str) and value and value[-1] in "smh" and value.strip("-+.0123456789smhnuµ") == "":
-        return
-    hint = (
-        f" (did you mean {value!r} seconds? write {value} without quotes)" if str(value).lstrip("-").isdigit() else ""
-    )
-    raise ConfigError(f"keep_alive: {value!r} is neither seconds nor a duration such as '10m'{hint}")

@@ -1,4 +1,4 @@
-"""What Ollama tells of its models: `/api/show`, `/api/ps`, `/api/tags`, and when two names mean the same model.
+"""What Ollama tells of itself and its models, and when two names mean the same model.
 
 Rules of the file: what decides (a name, a foreign host) is checked and `Malformed` when it is of a wrong type; what
 only describes is `None` when it cannot be read. What hints at a foreign host is taken for one: privacy hangs on it.
@@ -40,6 +40,13 @@ class Model:
     size_vram: int | None = None
     context_length: int | None = None
     remote_host: str | None = None
+
+    @property
+    def cpu_share(self) -> float | None:
+        """The share of a loaded model that the CPU computes, 0 to 1; `None` if it is not told."""
+        if not self.size or self.size_vram is None:
+            return None
+        return max(1 - self.size_vram / self.size, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,17 @@ def parse_tags(body: bytes) -> tuple[Model, ...]:
         LLMError: the body is not an answer of `/api/tags`: an error, `Malformed` or `Truncated`.
     """
     return _models(body)
+
+
+def parse_version(body: bytes) -> tuple[int, ...] | None:
+    """The version, `0.32.15` as `(0, 32, 15)`; `None` for a build that has none, such as `0.0.0`.
+
+    Raises:
+        LLMError: the body is not an answer of `/api/version`.
+    """
+    match = re.match(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", str(_answer(body).get("version")), re.ASCII)
+    numbers = tuple(int(part or 0) for part in match.groups()) if match is not None else ()
+    return numbers if any(numbers) else None
 
 
 def same_model(one: str, other: str) -> bool:

@@ -9,7 +9,7 @@ short, there is one per token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic_core import from_json
@@ -32,6 +32,7 @@ _COUNTS = {
 }
 _WORK = ("load_duration", "prompt_eval_duration", "eval_duration")
 _LONGEST = 2**63  # nanoseconds: Go's durations
+Judge = Callable[[Done], tuple[Degraded, ...]]
 
 
 class ChatDecoder:
@@ -41,12 +42,14 @@ class ChatDecoder:
         constrained: a schema was sent. A model that thinks is then run twice, and the figures are those of the second.
         degraded: what the request already lost on its way to the server.
         limit: the tokens that the answer may have, as the request says.
+        judge: is told the last event, and says in what else the answer is less than what was asked for.
     """
 
     __slots__ = (
         "_calls",
         "_constrained",
         "_degraded",
+        "_judge",
         "_limit",
         "_lines",
         "_model",
@@ -59,13 +62,19 @@ class ChatDecoder:
     )
 
     def __init__(
-        self, *, constrained: bool = False, degraded: tuple[Degraded, ...] = (), limit: int | None = None
+        self,
+        *,
+        constrained: bool = False,
+        degraded: tuple[Degraded, ...] = (),
+        limit: int | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.finishing = False
         self._limit = limit
         self._lines = Lines()
         self._constrained = constrained
         self._degraded = degraded
+        self._judge = judge
         self._calls = 0
         self._model: str | None = None
         self._reason = ""
@@ -166,9 +175,10 @@ class ChatDecoder:
         self._over = self.finishing = True
         usage = Usage(**counts(chunk, _COUNTS))  # type: ignore[arg-type]  # the names are those of `_COUNTS`
         load, queue = _seconds(chunk, "load_duration"), None if self._constrained and self._thought else _queue(chunk)
-        events.append(
-            Done(finish, usage, reason or None, self._model, None, tuple(degraded), load, queue, self._remote)
-        )
+        end = Done(finish, usage, reason or None, self._model, None, tuple(degraded), load, queue, self._remote)
+        if self._judge is not None:
+            end.degraded += self._judge(end)
+        events.append(end)
 
 
 def _plain(chunk: Any) -> str | None:

@@ -1,0 +1,111 @@
+"""What is said when an `Ollama` is made: checked at once, and read as Ollama's own programs read it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from resilient_llm._errors import ConfigError
+from resilient_llm._warnings import OptionWarning, ReloadWarning
+from resilient_llm.wire._ollama_options import differing, mistyped, unknown
+
+STAYS = 300.0  # seconds that Ollama keeps a model in memory, if nobody says otherwise (OLLAMA_KEEP_ALIVE)
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}  # Go's
+_PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)"
+
+
+def address(base_url: str | None) -> str:
+    """What Ollama's own client makes of `OLLAMA_HOST`: scheme and port may be missing; `0.0.0.0` is this machine."""
+    given = base_url or os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434"
+    url = given if "://" in given else f"http://{given}"
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (11434 if "://" not in given else None)
+        host = "127.0.0.1" if parts.hostname in (None, "0.0.0.0") else parts.hostname  # noqa: S104  # not a bind
+    except ValueError:
+        return url  # `endpoint` says what is wrong with it
+    if parts.username or parts.query or parts.fragment or not url.isprintable():
+        return url
+    host = f"[{host}]" if ":" in str(host) else host
+    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"
+
+
+def key(base_url: str | None) -> str | None:
+    """The key of the environment, for the server of the environment: another one must not get to see it."""
+    ours = base_url is None or urlsplit(base_url).hostname in ("ollama.com", "www.ollama.com")
+    return (os.environ.get("OLLAMA_API_KEY") or None) if ours else None
+
+
+def is_address(host: str) -> bool:
+    """It needs no name look-up."""
+    return host == "localhost" or host.replace(".", "").isdigit() or ":" in host
+
+
+def parallel() -> int:
+    """`OLLAMA_NUM_PARALLEL`, whose default is 1. It is the server's, and tells how one of this machine was started."""
+    value = os.environ.get("OLLAMA_NUM_PARALLEL", "1")
+    return max(1, int(value)) if value.isdigit() else 1
+
+
+def stays(keep_alive: float | str | None) -> float:
+    """The seconds that a model stays in memory after its last word; infinite for a negative number.
+
+    Raises:
+        ConfigError: Ollama would refuse it; the message shows how it is spelled.
+    """
+    if keep_alive is None:
+        return STAYS
+    if isinstance(keep_alive, (int, float)) and not isinstance(keep_alive, bool) and math.isfinite(keep_alive):
+        return keep_alive if keep_alive >= 0 else math.inf
+    if isinstance(keep_alive, str) and re.fullmatch(rf"[-+]?({_PART})+", keep_alive):
+        seconds = sum(float(many) * _UNITS[unit] for many, unit in re.findall(_PART, keep_alive))
+        return seconds if keep_alive[0] != "-" else math.inf
+    bare = re.fullmatch(r"[-+]?\d+", str(keep_alive)) and isinstance(keep_alive, str)
+    hint = f": it has no unit. For seconds write {keep_alive} without quotes, or '{keep_alive}s'" if bare else ""
+    raise ConfigError(f"keep_alive: {keep_alive!r} is neither seconds nor a duration such as '10m'{hint}")
+
+
+def checked_options(options: Mapping[str, Any] | None) -> None:
+    """Warns of options that Ollama would ignore.
+
+    Raises:
+        ConfigError: one is of a type that Ollama answers with a 500.
+    """
+    if not isinstance(options, Mapping):
+        return  # the codec says what is wrong with it
+    wrong = mistyped(options)
+    if wrong is not None:
+        raise ConfigError(wrong)
+    for said in unknown(options):
+        warnings.warn(said, OptionWarning, stacklevel=3)
+
+
+def checked_extra(extra: Mapping[str, Any], pinned: Mapping[str, Any], shift: bool | None) -> None:
+    """Warns of what in the `extra=` of a call Ollama would ignore, or load the model anew for."""
+    options = extra.get("options")
+    if isinstance(options, Mapping):
+        checked_options(options)
+        differs = differing(pinned, options)
+    else:
+        differs = []
+    if "shift" in extra and extra["shift"] != shift:
+        differs.append(f"shift: {extra['shift']!r} instead of {shift!r}")
+    if differs:
+        warnings.warn(
+            f"extra: {', '.join(differs)} makes Ollama load the model anew, for this call and for the next without it."
+            " Give it to Ollama(num_ctx=…, options=…, shift=…), or give such calls a route of their own",
+            ReloadWarning,
+            stacklevel=2,
+        )
+    if "keep_alive" in extra:
+        warnings.warn(
+            "extra: keep_alive in a call outlasts it and can block every load of the server (ollama/ollama#17408);"
+            " give it to Ollama(keep_alive=…), which says it with loads only",
+            ReloadWarning,
+            stacklevel=2,
+        )
