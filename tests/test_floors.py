@@ -46,6 +46,8 @@ FLOORS: dict[str, int] = {
     "_tools": 3,
     "_options": 3,
     "serving": 3,
+    "_log": 3,
+    "telemetry": 3,
     "_engine": 4,
     "_client": 5,
     "_sync_stream": 5,

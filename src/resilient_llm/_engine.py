@@ -157,6 +157,7 @@ class Engine:
             if kind != "retry":
                 leg.budget.deposit()  # not before: a call that was refused here puts no load on the server
             token = _INSIDE.set(True)
+            sent = call.trace.attempt(run) if call.trace is not None else None
             try:
                 with run.watch.scope as scope:
                     await self._look_where(leg, run)
@@ -173,6 +174,8 @@ class Engine:
                     raise
                 raise broke from broke.__cause__
             finally:
+                if sent is not None:
+                    sent.leave()
                 _INSIDE.reset(token)
             if scope.cancelled_caught:
                 raise run.broken(run.watch.late())

@@ -143,6 +143,8 @@ class ChatStream:
         if self._run is not None:
             await self._leave(self._run, None)
             self._run.call.end(left=True)
+            if self._run.call.trace is not None:
+                self._run.call.trace.settle()
         self._waiting.clear()
 
     def text(self) -> Texts:
@@ -188,6 +190,8 @@ class ChatStream:
         run.call.end(error)
         if self._soon is not None:
             self._soon(lambda: _DROPPED.spawn(stack.aclose))
+            if run.call.trace is not None:
+                self._soon(run.call.trace.settle)
 
     def __repr__(self) -> str:
         state = "not entered" if not self._entered else "over" if self._run is None or self._run.ended else "open"
