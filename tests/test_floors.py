@@ -24,6 +24,7 @@ FLOORS: dict[str, int] = {
     "_fork": 0,
     "_warnings": 0,
     "_portal": 0,
+    "_needs": 0,
     "_zones": 0,
     "_detached": 0,
     "_events": 0,
@@ -31,6 +32,7 @@ FLOORS: dict[str, int] = {
     "errors": 0,
     "wire": 1,
     "policies": 1,
+    "dialects": 1,
     "_watch": 2,  # the clock of an attempt: above the limits that it keeps, below the backends that tell it the phase
     "backends": 2,
     "_route": 3,
@@ -39,10 +41,13 @@ FLOORS: dict[str, int] = {
     "_gathered": 3,
     "_run": 3,
     "_explain": 3,
+    "_answer": 3,
     "_stream": 3,
     "_tools": 3,
     "_options": 3,
-    "_serving": 3,
+    "serving": 3,
+    "_log": 3,
+    "telemetry": 3,
     "_engine": 4,
     "_client": 5,
     "_sync_stream": 5,
@@ -51,7 +56,11 @@ FLOORS: dict[str, int] = {
     "testing": 6,
 }
 HTTP_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "h11"}
-MAY_KNOW_HTTP = {"backends.http", "testing._http"}  # the second is the other end of the wire: a server
+MAY_KNOW_HTTP = {
+    "backends.http",
+    "testing._http",  # the other end of the wire: a server
+    "testing._host.transport",  # the same end without a wire
+}
 
 
 def files() -> list[Path]:

@@ -108,7 +108,7 @@ async def test_the_reply_goes_into_the_history_of_the_next_call(ask: Ask) -> Non
     llm = client(backend)
     history = [Message("user", "hi")]
     history += [(await ask(llm, history)).message]
-    assert history[1] == Message("assistant", "hello", reasoning="hm")
+    assert history[1] == Message("assistant", "hello", reasoning="hm", route=llm._legs[0].name)
     await ask(llm, [*history, "and now?"])
     assert [one.role for one in backend.requests[1].messages] == ["user", "assistant", "user"]  # type: ignore[union-attr]
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 from resilient_llm._detached import Detached
-from resilient_llm._errors import ConfigError
+from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm._zones import zone_of
@@ -123,6 +123,19 @@ class Ollama:
             UnsupportedParameter: there is an image, and the model sees none.
         """
         await self._memory.ready(request, watch)
+
+    def lacks(self, request: Request) -> str | None:
+        """Why the model cannot take this request, as far as the server has said."""
+        return self._codec.lacks(request) if isinstance(request, ChatRequest) else None
+
+    def learn(self, request: Request, error: LLMError) -> bool:
+        """See `Backend`: a model that cannot think is not asked to again."""
+        return self._codec.learn(request, error)
+
+    @property
+    def dialect(self) -> str | None:
+        """What was learned of the model."""
+        return self._codec.dialect
 
     async def locate(self, watch: Watch) -> Zone | None:
         """Where the model runs: the internet if the server hands it on, else unknown until we are connected.

@@ -11,15 +11,15 @@ from typing import Any
 from pydantic_core import from_json
 
 from resilient_llm._detached import Detached
-from resilient_llm._errors import ConfigError, Malformed
+from resilient_llm._errors import ConfigError, LLMError, Malformed
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm.backends._endpoint import endpoint
 from resilient_llm.backends._exchange import Exchange, fetch
 from resilient_llm.backends.base import Batches
 from resilient_llm.backends.http import OwnTransport, Transport, UserTransport
-from resilient_llm.backends.providers import PROVIDERS, provider_at
-from resilient_llm.wire.openai import OpenAICodec, profile_for
+from resilient_llm.backends.providers import HOSTS, PROVIDERS, name_at, provider_at
+from resilient_llm.wire.openai import OpenAICodec, Profile, profile_for
 
 METADATA_TIME = 5.0  # seconds for a metadata call; hosted catalogues are long
 
@@ -35,6 +35,8 @@ class OpenAICompatible:
         context_window: tokens, prompt and answer together. Unknown unless given; then overflow is what the server says.
         headers: sent with each request.
         extra: fields for the body of each chat that this library does not know.
+        profile: what the server takes: the name of one whose dialect it speaks, such as `"vllm"`, or a
+            `resilient_llm.dialects.Profile`. Default by the address and the model.
         http_client: an `httpx2.AsyncClient` or `httpx.AsyncClient`, for proxies, TLS and custom transports. It stays
             yours: you close it, and it serves one event loop.
         name: in replies and errors. Default `provider:model`.
@@ -57,6 +59,7 @@ class OpenAICompatible:
         context_window: int | None = None,
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Any] | None = None,
+        profile: str | Profile | None = None,
         http_client: Any = None,
         name: str | None = None,
     ) -> None:
@@ -67,7 +70,7 @@ class OpenAICompatible:
         by_environment = base_url is None
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or PROVIDERS["openai"].base_url
         known = provider_at(base_url)
-        self.provider = known.name if known else "compatible"
+        self.provider = name_at(base_url)
         if api_key is None and known is not None and known.key is not None:
             api_key = os.environ.get(known.key)
             if not api_key and http_client is None:
@@ -81,7 +84,7 @@ class OpenAICompatible:
         at = endpoint(base_url, headers or {}, api_key or None)
         self.origin = at.origin
         self._extra = dict(extra or {})
-        self._codec = OpenAICodec(model, profile=profile_for(self.provider, model))
+        self._codec = OpenAICodec(model, profile=_profile(profile, self.provider, model))
         self._transport: Transport = OwnTransport(at) if http_client is None else UserTransport(at, http_client)
         self._detached = Detached()
 
@@ -92,6 +95,21 @@ class OpenAICompatible:
         codec = self._codec
         call, decoder = codec.encode(request, stream=stream), codec.decoder(request, stream=stream)
         return Exchange(self._transport, call, decoder, codec.error, watch, detached=self._detached)
+
+    def lacks(self, request: Request) -> str | None:
+        """Why the model cannot take this request, as far as is known."""
+        return self._codec.lacks(request) if isinstance(request, ChatRequest) else None
+
+    def learn(self, request: Request, error: LLMError) -> bool:
+        """See `Backend`: a field that was refused by name is not sent again."""
+        if self._extra and isinstance(request, ChatRequest):
+            request = replace(request, extra={**self._extra, **request.extra})
+        return self._codec.learn(request, error)
+
+    @property
+    def dialect(self) -> str | None:
+        """Whose dialect it speaks, and what was learned from refusals."""
+        return self._codec.dialect
 
     async def models(self, watch: Watch) -> tuple[str, ...]:
         """The names of the models that the server offers.
@@ -116,3 +134,14 @@ class OpenAICompatible:
 
     def __repr__(self) -> str:
         return f"OpenAICompatible({self.model!r}, {self.origin})"
+
+
+def _profile(given: object, provider: str, model: str) -> Profile:
+    if given is None:
+        return profile_for(provider, model)
+    if isinstance(given, Profile):
+        return given
+    known = sorted({*PROVIDERS, *HOSTS.values()})
+    if given not in known:
+        raise ConfigError(f"profile: {given!r:.60} is neither a Profile nor one of {', '.join(known)}")
+    return profile_for(str(given), model)

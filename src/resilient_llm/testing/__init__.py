@@ -2,6 +2,7 @@
 
     local = FakeBackend(fail(ConnectFailed()), hang(), say("hel", "lo"))      # no network, no sleep
     with FakeOllama(stall("hel")) as server: ...                              # real sockets on the loopback
+    host = OllamaModel(Pulled("llama3.2", num_ctx=4096))                      # a whole Ollama, in virtual time
 
 One vocabulary serves all of them; `docs/testing.md` has it in one table. The servers need h11, which
 `pip install 'resilient-llm[testing]'` brings; the rest needs nothing.
@@ -29,6 +30,10 @@ from resilient_llm.testing._faults import (
     stall,
     status,
 )
+from resilient_llm.testing._host.facts import Machine, Pulled, Settings
+from resilient_llm.testing._host.faults import Fault
+from resilient_llm.testing._host.server import OllamaModel
+from resilient_llm.testing._host.truth import LoadTruth, Truth
 from resilient_llm.testing._ollama import FakeOllama
 from resilient_llm.testing._openai import FakeOpenAI
 from resilient_llm.testing._script import Action, Answer, Recorded, Step
@@ -41,8 +46,15 @@ __all__ = [
     "FakeOllama",
     "FakeOpenAI",
     "FakeServer",
+    "Fault",
+    "LoadTruth",
+    "Machine",
+    "OllamaModel",
+    "Pulled",
     "Recorded",
+    "Settings",
     "Step",
+    "Truth",
     "comments",
     "cut",
     "dribble",

@@ -181,6 +181,8 @@ class Connection(asyncio.Protocol):
         try:
             await self._perform(step.actions(plan.answer), plan, call.method)
         finally:
+            if plan.over is not None:
+                plan.over()
             self._host.finished(record, self._end)
 
     async def _perform(self, actions: Iterable[Action], plan: Plan, method: str) -> None:

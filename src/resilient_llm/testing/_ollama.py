@@ -1,8 +1,9 @@
 """A fake Ollama, exact on the wire as ollama/ollama 0.32 reads and 0.9.3 was observed.
 
-What it does not fake is the scheduler: there is no queue, no eviction and no limit of slots. A model is loaded by the
-request that needs it, and the load ends with the connection of that request, as in the real server. It takes any Host
-header, as one that was told to listen on 0.0.0.0.
+With a script it has no scheduler: there is no queue, no eviction and no limit of slots. A model is loaded by the
+request that needs it, and the load ends with the connection of that request, as in the real server. With a `host` all
+of that is there, and what it says comes from the host. It takes any Host header, as one that was told to listen on
+0.0.0.0.
 
 Rules of the file: what a request gets is decided here, how its bytes look in `_ollama_wire`.
 """
@@ -12,15 +13,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final
+from dataclasses import replace
+from typing import Final, TypeVar
 
+from resilient_llm._errors import ConfigError
 from resilient_llm.testing import _ollama_wire as wire
+from resilient_llm.testing._host.live import Live
+from resilient_llm.testing._host.server import OllamaModel
+from resilient_llm.testing._host.truth import Truth
 from resilient_llm.testing._model import encode, tokens
 from resilient_llm.testing._ollama_checks import refusal, refused_option
 from resilient_llm.testing._script import Call, Loads, Plan, Step
 from resilient_llm.testing._server import FakeServer
 from resilient_llm.testing._steps import Status
 
+T = TypeVar("T")
 _PLAIN: Final = {"Content-Type": "text/plain"}
 
 
@@ -42,9 +49,12 @@ class FakeOllama(FakeServer):
         cloud: the models run elsewhere, as Ollama's cloud models do.
         dimensions: of a vector.
         version: what `/api/version` says.
+        host: an `OllamaModel` that answers instead of a script; all of the above is its own affair then.
+        speed: how many seconds pass for the host in one of ours.
 
     Raises:
         ImportError: h11 is missing, which `pip install 'resilient-llm[testing]'` brings.
+        ConfigError: a script beside a host, or a speed that is none.
     """
 
     def __init__(
@@ -59,7 +69,16 @@ class FakeOllama(FakeServer):
         cloud: bool = False,
         dimensions: int = 8,
         version: str = "0.32.15",
+        host: OllamaModel | None = None,
+        speed: float = 1.0,
     ) -> None:
+        self._live = None if host is None else Live(host, speed)
+        if self._live is not None:
+            if script or not speed > 0:
+                raise ConfigError("host: it answers by itself, without a script, at a speed above 0")
+            super().__init__(script, self._live)
+            self._live.changes = self.changes
+            return
         facts = wire.Facts(tuple(map(wire.tagged, models)), window, trained, gpu, cloud, dimensions, version)
         self._ollama = Ollama(facts, load)
         super().__init__(script, self._ollama, delay=delay)
@@ -74,6 +93,37 @@ class FakeOllama(FakeServer):
     def evict(self) -> None:
         """Puts every model out of memory."""
         self._thread.ask(self._ollama.evict)
+
+    @property
+    def log(self) -> list[Truth]:
+        """What really happened so far to each request for a model of the host.
+
+        Raises:
+            RuntimeError: there is no host.
+        """
+        return self.act(lambda host: [replace(one) for one in host.log])
+
+    def act(self, action: Callable[[OllamaModel], T]) -> T:
+        """Does something to the host, in the present, and gives back what came of it.
+
+        Args:
+            action: such as `lambda host: host.kill("llama3.2")`; what it gives back should be a copy.
+
+        Raises:
+            RuntimeError: there is no host.
+        """
+        live = self._live
+        if live is None:
+            raise RuntimeError("the server has no host: FakeOllama(host=OllamaModel(…))")
+        results: list[T] = []
+
+        def act() -> None:
+            live.tick()
+            results.append(action(live.model))
+            live.tick()
+
+        self._thread.ask(act)
+        return results[0]
 
 
 class Ollama:

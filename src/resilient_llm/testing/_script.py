@@ -185,11 +185,19 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a server makes of a request: how to answer it, and with which step unless the script is to say."""
+    """What a server makes of a request: how to answer it, and with which step unless the script is to say.
+
+    Attributes:
+        kind: what the request is for.
+        answer: how to answer it.
+        step: with which step, unless the script is to say.
+        over: called when the answer has ended or nobody is there to read it, in the server's thread.
+    """
 
     kind: Kind
     answer: Answer
     step: Step | None = None
+    over: Callable[[], None] | None = None
 
 
 class Script(Generic[S]):

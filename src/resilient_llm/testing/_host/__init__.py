@@ -1,0 +1,1 @@
+"""Ollama as a state machine: see `server`, where the parts meet."""
