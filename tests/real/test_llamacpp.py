@@ -118,7 +118,10 @@ async def test_typed_output_is_constrained_by_the_server_and_checked_here(llama_
 
 async def test_the_server_names_its_models(llama: Server) -> None:
     async with AsyncClient(to_llama(llama)) as llm:
-        assert await llm.models() == {"compatible:scripted": ("scripted",)}
+        (model,) = (await llm.models())["compatible:scripted"]
+        assert (model.name, model.window, model.sources) == ("scripted", 2048, {"window": "server"})
+        assert model.lacks == {"vision"}
+        assert "window 2048" in llm.explain()
 
 
 @pytest.mark.parametrize("streams", [True, False])
