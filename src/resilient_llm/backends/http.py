@@ -184,7 +184,7 @@ class OwnTransport:
         if url is None:
             url = httpcore2.URL(scheme=at.scheme, host=at.host, port=at.port, target=at.prefix + path)
             self._urls[path] = url
-        headers = [*at.headers, (b"Content-Length", b"%d" % len(body))]
+        headers = [*at.headers, *watch.headers, (b"Content-Length", b"%d" % len(body))]
         if watch.trace is not None:
             headers += _told(watch.trace, method, at.url + path)
         token = _WATCH.set(watch)
@@ -255,7 +255,7 @@ class UserTransport:
         client, at = self._client, self._endpoint
         traced = _told(watch.trace, method, at.url + path) if watch.trace is not None else ()
         request = client.build_request(
-            method.decode(), at.url + path, content=body, headers=[*at.headers[1:], *traced],
+            method.decode(), at.url + path, content=body, headers=[*at.headers[1:], *watch.headers, *traced],
             timeout=(watch.limits.connect, None, None, client.timeout.pool),
         )  # fmt: skip
         response = await client.send(request, **self._how)
