@@ -195,7 +195,7 @@ class Waiter(Generic[T]):
         return self.again is not None and self.again > now
 
     async def wait(self, now: float, longest: float, clock: Clock) -> tuple[float, bool]:
-        """Waits for news, or until it is time to look, `longest` seconds at most. The instant, and whether none came."""
+        """Waits for news, or until it is time to look, at most `longest` s. The instant, and whether none came."""
         until = min(self.deadline, now + longest, math.inf if self.again is None else self.again)
         with anyio.move_on_after(until - now) as scope:
             await self.event.wait()
