@@ -147,9 +147,9 @@ class Engine:
         async with AsyncExitStack() as stack:
             run = Run(call, leg, kind)
             stack.push(run)
-            request = await run.fit()
             try:
-                await run.admit(reserve)
+                request = await run.fit()
+                await run.admit(reserve, await run.tokens(request))
             except BaseException:
                 if kind == "retry":
                     leg.budget.refund()  # it was never sent
@@ -157,6 +157,7 @@ class Engine:
             if kind != "retry":
                 leg.budget.deposit()  # not before: a call that was refused here puts no load on the server
             token = _INSIDE.set(True)
+            sent = call.trace.attempt(run) if call.trace is not None else None
             try:
                 with run.watch.scope as scope:
                     await self._look_where(leg, run)
@@ -165,8 +166,7 @@ class Engine:
                         await leg.ready(request, run.watch)
                         if leg.window != before:
                             request = await run.fit()
-                    opening = leg.backend.open(request, run.watch, stream=leg.streams)
-                    run.batches = await stack.enter_async_context(opening)
+                    run.batches = await stack.enter_async_context(run.open(request))
                     await self._read(run, whole=call.whole)
             except LLMError as error:
                 broke = run.broken(error)
@@ -174,6 +174,8 @@ class Engine:
                     raise
                 raise broke from broke.__cause__
             finally:
+                if sent is not None:
+                    sent.leave()
                 _INSIDE.reset(token)
             if scope.cancelled_caught:
                 raise run.broken(run.watch.late())

@@ -62,6 +62,9 @@ class Exchange:
             self._answer = answer = await self._transport.send(b"POST", self._call.path, self._call.body, self._watch)
             headers = answer.headers()
             self.request_id = request_id(headers)
+            trace = self._watch.trace
+            if trace is not None:
+                trace.status, trace.request_id = answer.status, self.request_id
             self._inflate = inflater(headers.get("content-encoding", ""))
             self._iterator = answer.body.__aiter__()
             if answer.status // 100 != 2:

@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
 
 from resilient_llm._detached import running_loop
 from resilient_llm._errors import ClientClosed, ConfigError, NoEligibleRoute
@@ -47,6 +49,12 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"Answer({self.status})"
+
+
+def _told(trace: Any, method: bytes, url: str) -> Sequence[tuple[bytes, bytes]]:
+    """Tells the trace of an attempt what is sent; gives the headers that it wants sent along."""
+    trace.method, trace.url = method.decode(), url
+    return trace.headers  # type: ignore[no-any-return]  # telemetry stands on a floor above
 
 
 class Transport(Protocol):
@@ -102,7 +110,12 @@ class _Handshake:
         self._inner, self._watch, self._before = inner, watch, before
 
     async def start_tls(self, *args: Any, **kwargs: Any) -> _Stream:
-        secured = await self._inner.start_tls(*args, **kwargs)
+        try:
+            secured = await self._inner.start_tls(*args, **kwargs)
+        except BaseException:  # a cancelled handshake is closed by nobody else; on plain TCP that waits for nothing
+            with anyio.CancelScope(shield=True):
+                await self._inner.aclose()
+            raise
         self._watch.enter(self._before)
         return _Stream(secured)
 
@@ -178,7 +191,9 @@ class OwnTransport:
         if url is None:
             url = httpcore2.URL(scheme=at.scheme, host=at.host, port=at.port, target=at.prefix + path)
             self._urls[path] = url
-        headers = [*at.headers, (b"Content-Length", b"%d" % len(body))]
+        headers = [*at.headers, *watch.headers, (b"Content-Length", b"%d" % len(body))]
+        if watch.trace is not None:
+            headers += _told(watch.trace, method, at.url + path)
         token = _WATCH.set(watch)
         try:
             answer = await pool.handle_async_request(httpcore2.Request(method, url, headers=headers, content=body))
@@ -245,8 +260,9 @@ class UserTransport:
         if loop is not self._loop:
             raise ClientClosed("http_client: it is bound to the event loop that used it first; give each loop its own")
         client, at = self._client, self._endpoint
+        traced = _told(watch.trace, method, at.url + path) if watch.trace is not None else ()
         request = client.build_request(
-            method.decode(), at.url + path, content=body, headers=list(at.headers[1:]),
+            method.decode(), at.url + path, content=body, headers=[*at.headers[1:], *watch.headers, *traced],
             timeout=(watch.limits.connect, None, None, client.timeout.pool),
         )  # fmt: skip
         response = await client.send(request, **self._how)
