@@ -101,7 +101,7 @@ class Memory:
             return
         watch.enter("load")
         here = self._on_this_loop()
-        # A server that does not even say what it has in memory hangs: to call that a load would wait for it for minutes.
+        # A server that does not even say what it holds hangs: to call that a load would be to wait for minutes.
         if here.loading is not None or await self.resident(watch) is False:
             embed = isinstance(request, EmbedRequest) if request is not None else await self.only_embeds(watch)
             await self.load(embed=embed, watch=watch)
