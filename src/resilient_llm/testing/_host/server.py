@@ -261,14 +261,18 @@ class OllamaModel:
         self._scheduler.expire(pulled.name)
         del self._models[pulled.name]
 
-    def transport(self) -> InProcess:
+    def transport(self, *, grain: float = 0.0) -> InProcess:
         """A way to it for `httpx2.AsyncClient(transport=…)`, on the clock of the event loop that runs, real or virtual.
 
         Give that client to `Ollama(…, http_client=…)`: its answers go through everything that a real one's would.
+
+        Args:
+            grain: seconds by which its answers may come late, so that several tokens come at once, which makes long
+                simulations fast. What the log says is exact all the same.
         """
         from resilient_llm.testing._host.transport import InProcess  # here: importing the fakes imports no HTTP
 
-        return InProcess(self)
+        return InProcess(self, grain)
 
 
 def _json(content: bytes) -> Any:
