@@ -175,8 +175,8 @@ class OllamaModel:
             self._agenda.after(0.05, lambda: self._list(exchange))
             return
         found = list(self._scheduler.loaded.values())
-        if self._scheduler.loading is not None and not self.version.hidden:
-            found.append(self._scheduler.loading.runner)
+        if not self.version.hidden:
+            found += [one.runner for one in self._scheduler.loading.values()]
         listed = [listing.running(one, self.now, self.version) for one in found]
         lines.respond(exchange, self.now, 200, {"models": listed}, "complete")
 
@@ -191,8 +191,8 @@ class OllamaModel:
         self._with_runner(model, self._killed)
 
     def _killed(self, runner: Runner) -> None:
-        load = self._scheduler.loading
-        if load is not None and load.runner is runner:
+        load = self._scheduler.loading.get(runner.pulled.name)
+        if load is not None:
             load.die()
         else:
             runner.die()
