@@ -11,9 +11,10 @@ import pytest
 
 import resilient_llm
 import resilient_llm.errors
+import resilient_llm.telemetry
 import resilient_llm.testing
 
-PUBLIC = [resilient_llm, resilient_llm.errors, resilient_llm.testing]
+PUBLIC = [resilient_llm, resilient_llm.errors, resilient_llm.testing, resilient_llm.telemetry]
 
 
 @pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)

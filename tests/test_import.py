@@ -42,5 +42,12 @@ def test_importing_loads_only_what_a_call_needs() -> None:
     modules = imported()["modules"]
     assert isinstance(modules, list)
     http = {"httpx", "httpx2", "httpcore2", "h11"}  # comes with the first backend
-    unwanted = http | {"tenacity", "opentelemetry.sdk", "numpy", "resilient_llm.testing"}
+    unwanted = http | {
+        "tenacity",
+        "opentelemetry.trace",
+        "opentelemetry.metrics",
+        "opentelemetry.sdk",
+        "numpy",
+        "resilient_llm.testing",
+    }
     assert not unwanted & set(modules)

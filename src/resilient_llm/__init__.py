@@ -16,6 +16,7 @@ from resilient_llm._errors import (
     RateLimited,
     StreamInterrupted,
 )
+from resilient_llm._models import ModelInfo, Price
 from resilient_llm._options import ChatOptions
 from resilient_llm._replies import (
     Attempt,
@@ -44,6 +45,7 @@ from resilient_llm.backends.openai import OpenAICompatible
 from resilient_llm.policies.breaker import CircuitBreaker
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, drop_oldest, refuse
+from resilient_llm.policies.rate import RateLimit
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.timeouts import Timeouts
 
@@ -69,11 +71,14 @@ __all__ = [
     "Image",
     "LLMError",
     "Message",
+    "ModelInfo",
     "Ollama",
     "OpenAICompatible",
     "OptionWarning",
     "OutputInvalid",
     "ParsedReply",
+    "Price",
+    "RateLimit",
     "RateLimited",
     "ReasoningDelta",
     "ReloadWarning",

@@ -6,8 +6,9 @@ It outlives its attempts and holds nothing that has to be given back.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from resilient_llm import _log
 from resilient_llm._deadline import Clock, Deadline
 from resilient_llm._errors import LLMError
 from resilient_llm._events import CallEnded, CallKind, CallStarted, Outcome, Tell
@@ -15,6 +16,9 @@ from resilient_llm._leg import Leg
 from resilient_llm._replies import Attempt
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm.policies.tokens import Estimates
+
+if TYPE_CHECKING:
+    from resilient_llm.telemetry._spans import CallTrace
 
 
 class Call:
@@ -29,11 +33,12 @@ class Call:
         backoff: seconds waited between attempts.
         estimates: what was counted of the prompt.
         tell: told of what happens; `None` where nobody listens.
+        trace: the call in a trace, if anybody looks at it there.
     """
 
     __slots__ = (
         "_over", "attempts", "backoff", "clock", "conversation", "deadline", "earlier", "estimates", "failures",
-        "number", "request", "restarted", "started", "tell", "whole", "zone",
+        "number", "request", "restarted", "started", "tell", "trace", "whole", "zone",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +46,7 @@ class Call:
         whole: bool, zone: Zone | None, conversation: str | None, number: int = 0, tell: Tell | None = None,
     ) -> None:  # fmt: skip
         self.number, self.tell, self._over = number, tell, False
+        self.trace: CallTrace | None = None
         self.request, self.deadline, self.clock = request, deadline, clock
         self.whole, self.zone, self.conversation = whole, zone, conversation
         self.started = clock()
@@ -54,11 +60,16 @@ class Call:
     def begin(self) -> Self:
         """Tells that it has begun."""
         if self.tell is not None:
-            chat = isinstance(self.request, ChatRequest)
-            kind: CallKind = ("chat" if self.whole else "stream") if chat else "embed"
             tags = self.request.tags if isinstance(self.request, ChatRequest) else ()
-            self.tell(CallStarted(self.number, kind, tags))
+            self.tell(CallStarted(self.number, self.kind, tags))
         return self
+
+    @property
+    def kind(self) -> CallKind:
+        """What is asked for, and how it is handed over."""
+        if not isinstance(self.request, ChatRequest):
+            return "embed"
+        return "chat" if self.whole else "stream"
 
     def end(self, error: BaseException | None = None, *, left: bool = False) -> None:
         """Tells that it is over. The second time nothing happens.
@@ -67,14 +78,26 @@ class Call:
             error: that ended it, or `None`.
             left: its reader did not wait for the end.
         """
-        if self._over or self.tell is None:
+        if self._over:
             return
         self._over = True
         failure = error if isinstance(error, LLMError) else None
+        if failure is not None or (error is None and not left and len(self.attempts) > 1):
+            self._log(failure)
+        if self.tell is None:
+            return
         outcome = outcome_of(error, left=left)
         route = self.attempts[-1].route if outcome in ("ok", "left") and self.attempts else None
         seconds = self.clock() - self.started
         self.tell(CallEnded(self.number, outcome, route, failure, tuple(self.attempts), seconds))
+
+    def _log(self, failure: LLMError | None) -> None:
+        if failure is None and all(one.error is None for one in self.attempts):
+            return  # the parts of an embedding
+        leave = self.trace.current() if self.trace is not None else None
+        _log.call_ended(self.kind, self.attempts, failure)
+        if leave is not None:
+            leave()
 
     __enter__ = begin
 
@@ -94,6 +117,7 @@ class Call:
             number=self.number, tell=self.tell,
         )  # fmt: skip
         part.started, part.attempts, part.earlier = self.started, self.attempts, len(self.attempts)
+        part.trace = self.trace
         return part
 
     def failed(self, leg: Leg, error: LLMError) -> None:

@@ -8,19 +8,22 @@ import time
 from collections.abc import Iterable, Sequence
 from itertools import count
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import anyio
 from pydantic import ValidationError
 
 from resilient_llm import _deadline
+from resilient_llm._answer import reply_of
 from resilient_llm._call import Call
+from resilient_llm._catalog import models_of
 from resilient_llm._deadline import Clock, Deadline
 from resilient_llm._engine import Engine
 from resilient_llm._errors import ClientClosed, LLMError, LoadTimeout, OutputInvalid
 from resilient_llm._events import Listener, teller
 from resilient_llm._explain import explain, snapshot
 from resilient_llm._leg import Leg, legs_from
+from resilient_llm._models import ModelInfo
 from resilient_llm._options import Asked, ChatOptions, chat_from, embed_from
 from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply, Space, Usage
 from resilient_llm._route import Plan, Route, route_from
@@ -32,6 +35,12 @@ from resilient_llm._watch import Watch
 from resilient_llm._zones import LocalOnly, ambient_limit, beyond, limit_of, strictest
 from resilient_llm.backends.base import Backend
 from resilient_llm.policies.timeouts import DEADLINE_CHAT, DEADLINE_EMBED, Limits
+from resilient_llm.telemetry import Telemetry
+from resilient_llm.telemetry._hub import Hub
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
 
 T = TypeVar("T")
 BATCH = 256  # texts per embedding request: far below every server's limit, large enough to fill a GPU
@@ -49,6 +58,9 @@ class AsyncClient:
         on_event: a function, or several, told of what happens in each call: see `resilient_llm.events`.
         clock: seconds, monotonic. Tests give `anyio.current_time` and get virtual time.
         rng: where jitter comes from. Give a seeded one and it replays.
+        tracer_provider: of OpenTelemetry, in place of the global one.
+        meter_provider: of OpenTelemetry, in place of the global one.
+        telemetry: what goes into traces and metrics beyond what always does; see `resilient_llm.telemetry`.
 
     It works with and without `async with`, on asyncio and on trio, and on one event loop after another.
 
@@ -65,13 +77,18 @@ class AsyncClient:
         on_event: Listener | Iterable[Listener] = (),
         clock: Clock = time.monotonic,
         rng: random.Random | None = None,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         Message.model_rebuild()  # if it is not built yet: in the first call it would hold up the event loop for 30 ms
         self._timeout = _deadline.seconds("timeout", timeout)
         self._limit = limit_of(local_only)
         self._clock = clock
         self._tell, self._numbers = teller(on_event), count(1)
-        self._legs = legs_from([route_from(route) for route in routes], clock, self._tell)
+        self._hub = Hub(telemetry, tracer_provider, meter_provider, clock)
+        self._legs = legs_from([route_from(route) for route in routes], clock, self._hub.around(self._tell))
+        self._hub.begin(self._legs)
         self._engine = Engine(self._legs, plan, clock, rng or random.Random())
         self._closed = False
 
@@ -92,7 +109,7 @@ class AsyncClient:
         finally:
             del messages, options  # an error's traceback shows the locals of this frame to whoever prints them
         with self._call(asked) as call:
-            return (await self._engine.open(call)).reply()
+            return reply_of(await self._engine.open(call))
 
     def stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
         """Asks, and gives the answer as it comes: `async with llm.stream(…) as stream`. Arguments as for `chat`.
@@ -133,7 +150,7 @@ class AsyncClient:
         finally:
             del messages, options
         with self._call(asked) as call:
-            reply = (await self._engine.open(call)).reply()
+            reply = reply_of(await self._engine.open(call))
         try:
             output = adapter.validate_json(reply.text)
         except ValidationError as error:
@@ -177,20 +194,22 @@ class AsyncClient:
             run.leg.name, tuple(call.attempts),
         )  # fmt: skip
 
-    async def models(self) -> dict[str, tuple[str, ...]]:
+    async def models(self) -> dict[str, tuple[ModelInfo, ...]]:
         """The models that each route's server has, by route. A route that cannot tell, or may not be asked, has none.
+
+        What it says of a route's own model (its window, what it lacks) holds for the calls that follow. Prices and
+        windows that no server tells come from a catalogue, if the extra `resilient-llm[prices]` is installed.
 
         Raises:
             LLMError: no server could be asked; the error of the first.
         """
         self._check_open()
         inside = self._inside()
-        found: dict[str, tuple[str, ...]] = {}
+        found: dict[str, tuple[ModelInfo, ...]] = {}
         errors: list[LLMError] = []
         for leg in self._legs:
-            ask = getattr(leg.backend, "models", None) if leg in inside else None
             try:
-                found[leg.name] = await ask(self._aside_watch()) if ask is not None else ()
+                found[leg.name] = await models_of(leg, self._aside_watch()) if leg in inside else ()
             except LLMError as error:
                 error.route = leg.name
                 errors.append(error)
@@ -235,10 +254,11 @@ class AsyncClient:
         private = limit_of(True) if request.private else None
         zone = strictest(limit_of(asked.local_only), self._limit, ambient_limit(), private)
         deadline = _deadline.take(given, self._clock, default)
-        return Call(
+        call = Call(
             request, deadline, self._clock, whole=whole, zone=zone, conversation=asked.conversation,
             number=next(self._numbers), tell=self._tell,
         )  # fmt: skip
+        return self._hub.watch(call)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -247,6 +267,7 @@ class AsyncClient:
     async def aclose(self) -> None:
         """Ends what is detached and closes the connections of this event loop. Calls after it raise `ClientClosed`."""
         self._closed = True
+        self._hub.settle()
         for leg in self._legs:
             leg.close()
             close = getattr(leg.backend, "aclose", None)

@@ -115,10 +115,13 @@ class Engine:
 
     def _wait(self, leg: Leg, call: Call, error: LLMError, *, others: bool) -> float | None:
         """Seconds until the next attempt on this route, or `None` to leave it."""
+        learned = leg.learns(call.request, error)  # a field was refused by name: this once it goes without, at once
         if _INSIDE.get():
             return None  # inside another client's attempt: that one retries, or it would be three times three
         tried = call.tried(leg)
         left = call.left() - self._reserve(call, others=others)  # no wait eats what is kept for later routes
+        if learned:
+            return 0.0 if left > 0 else None
         wait = leg.retry.delay(tried, error, self._rng, local=leg.local, left=left, others=others)
         return wait if wait is not None and leg.breaker.check(self._clock() + wait) is None else None
 
@@ -144,9 +147,9 @@ class Engine:
         async with AsyncExitStack() as stack:
             run = Run(call, leg, kind)
             stack.push(run)
-            request = await run.fit()
             try:
-                await run.admit(reserve)
+                request = await run.fit()
+                await run.admit(reserve, await run.tokens(request))
             except BaseException:
                 if kind == "retry":
                     leg.budget.refund()  # it was never sent
@@ -154,6 +157,7 @@ class Engine:
             if kind != "retry":
                 leg.budget.deposit()  # not before: a call that was refused here puts no load on the server
             token = _INSIDE.set(True)
+            sent = call.trace.attempt(run) if call.trace is not None else None
             try:
                 with run.watch.scope as scope:
                     await self._look_where(leg, run)
@@ -162,8 +166,7 @@ class Engine:
                         await leg.ready(request, run.watch)
                         if leg.window != before:
                             request = await run.fit()
-                    opening = leg.backend.open(request, run.watch, stream=leg.streams)
-                    run.batches = await stack.enter_async_context(opening)
+                    run.batches = await stack.enter_async_context(run.open(request))
                     await self._read(run, whole=call.whole)
             except LLMError as error:
                 broke = run.broken(error)
@@ -171,6 +174,8 @@ class Engine:
                     raise
                 raise broke from broke.__cause__
             finally:
+                if sent is not None:
+                    sent.leave()
                 _INSIDE.reset(token)
             if scope.cancelled_caught:
                 raise run.broken(run.watch.late())

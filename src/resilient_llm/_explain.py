@@ -20,6 +20,7 @@ def snapshot(legs: Sequence[Leg], now: float) -> dict[str, dict[str, Any]]:
             "breaker": leg.breaker.snapshot(now),
             "bulkhead": leg.bulkhead.snapshot(),
             "budget": leg.budget.balance,
+            "rate": leg.rate.snapshot(now) if leg.rate is not None else None,
             "aside": max(0.0, leg.aside_until - now),
             **leg.state(),
         }
@@ -32,6 +33,11 @@ def _explain(number: int, leg: Leg) -> str:
     attempts = retry.attempts or (2 if leg.local else 3)
     learned = leg.state().get("model", {}).get("load_budget")
     seen = f" ({learned:.3g} s by its last loads)" if learned is not None else ""
+    spoken = getattr(leg.backend, "dialect", None)
+    dialect = f"\n   dialect: {spoken}" if spoken else ""
+    model = f"\n   model: {leg.known}" if leg.known is not None else ""
+    if not model and leg.route.price is not None:
+        model = f"\n   price: {leg.route.price}"
     load = f" load {limits.load:g} s{seen}," if leg.ready is not None else ""
     return (
         f"{number}. {leg.name} ({'local' if leg.local else 'hosted'}, zone {leg.zone or 'asked on connecting'},"
@@ -39,5 +45,7 @@ def _explain(number: int, leg: Leg) -> str:
         f"   timeouts: connect {limits.connect:g} s,{load} first token {limits.first_token:g} s,"
         f" between tokens {limits.between_tokens:g} s\n"
         f"   retry: {attempts} attempt{'s' * (attempts > 1)}, patience {retry.patience:g} s; {leg.budget!r}\n"
-        f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n   guard: {leg.guard!r}"
+        f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n"
+        + (f"   rate: {leg.rate!r}\n" if leg.rate is not None else "")
+        + f"   guard: {leg.guard!r}{dialect}{model}"
     )

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from resilient_llm._deadline import Clock
-from resilient_llm._errors import ConfigError, ContextOverflow, LLMError
+from resilient_llm._errors import ConfigError, ContextOverflow, LLMError, NoEligibleRoute, RateLimited
 from resilient_llm._events import BreakerChanged, RoutePutAside, Tell
+from resilient_llm._models import ModelInfo
+from resilient_llm._needs import why_not
 from resilient_llm._route import Route, backend_of
-from resilient_llm._types import Zone
-from resilient_llm.policies import plan, timeouts
+from resilient_llm._types import ChatRequest, Request, Zone
+from resilient_llm.policies import history, plan, timeouts
+from resilient_llm.policies._weights import family_of
 from resilient_llm.policies.breaker import CircuitBreaker, Transition
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, refuse
 from resilient_llm.policies.retry import Retry, RetryBudget
 
-HOSTED_SLOTS = 64  # attempts in flight at a hosted origin
+HOSTED_SLOTS, HOSTED_MOST = 64, 1000  # attempts in flight at a hosted origin: to begin with, and at most
 
 
 class Leg:
@@ -26,6 +29,8 @@ class Leg:
     Attributes:
         name: unique within the client.
         aside_until: the instant until which the route is tried last.
+        known: what `models()` found out about its model.
+        told_until: the instant before which the server said that it will not answer.
     """
 
     def __init__(self, route: Route, name: str, clock: Clock, shared: Bulkhead | None, tell: Tell | None) -> None:
@@ -42,14 +47,19 @@ class Leg:
         self.breaker = route.breaker or CircuitBreaker()
         slots = getattr(backend, "slots", None) or (1 if self.local else HOSTED_SLOTS)
         self.bulkhead = route.bulkhead or shared or Bulkhead()
-        self.bulkhead.resolve(slots)
+        self.bulkhead.resolve(slots, None if self.local else HOSTED_MOST)
+        self.rate = route.rate
         self.guard = route.guard or ContextGuard()
+        self.family = family_of(self.model)
         self.streams = route.streams is not False
         self.space = route.space or self.model
-        self.aside_until = -math.inf
+        self.aside_until = self.told_until = -math.inf
+        self.known: ModelInfo | None = None
         self._clock, self._tell = clock, tell
         self.ready = getattr(backend, "ready", None)
         self.locate = getattr(backend, "locate", None)
+        self._lacks = getattr(backend, "lacks", None)
+        self._learn = getattr(backend, "learn", None)
         self.breaker.on_change.append(self._changed)
 
     @property
@@ -60,7 +70,25 @@ class Leg:
     @property
     def window(self) -> int | None:
         """The window in tokens, as far as it is known now."""
-        return self.guard.window or getattr(self.backend, "window", None)
+        listed = self.known.window if self.known is not None else None
+        return self.guard.window or getattr(self.backend, "window", None) or listed
+
+    def suited(self, request: Request) -> Request:
+        """The request as this route may have it: without the reasoning of others.
+
+        Raises:
+            NoEligibleRoute: the route lacks what it needs.
+        """
+        if not isinstance(request, ChatRequest):
+            return request
+        why = why_not(request, self.route.lacks) or (self._lacks(request) if self._lacks is not None else None)
+        if why is not None:
+            raise NoEligibleRoute(why, falls_back=True)
+        return history.for_route(request, self.name)
+
+    def learns(self, request: Request, error: LLMError) -> bool:
+        """Whether the backend will write this request otherwise, because of how it was refused."""
+        return self._learn is not None and bool(self._learn(request, error))
 
     def takes_over(self, error: LLMError) -> bool:
         """Whether this route may be worth trying after that error: an overflow needs a larger window, or a rule."""
@@ -78,6 +106,8 @@ class Leg:
         seconds = plan.aside_for(error)
         if seconds is not None:
             self.aside_until = max(self.aside_until, self._clock() + seconds)
+            if isinstance(error, RateLimited) and error.retry_after is not None:
+                self.told_until = self.aside_until
             if self._tell is not None:
                 self._tell(RoutePutAside(self.name, seconds, error))
 
@@ -111,7 +141,8 @@ class Leg:
             self.breaker.on_change.remove(self._changed)
 
     def __repr__(self) -> str:
-        return f"{self.name}: {self.breaker!r}, {self.bulkhead!r}, {self.budget!r}"
+        rate = f", {self.rate!r}" if self.rate is not None else ""
+        return f"{self.name}: {self.breaker!r}, {self.bulkhead!r}, {self.budget!r}{rate}"
 
 
 def legs_from(routes: Sequence[Route], clock: Clock, tell: Tell | None = None) -> list[Leg]:

@@ -229,7 +229,7 @@ class ChatReply:
     @property
     def message(self) -> Message:
         """The answer as a message, to be put into the history of the next call."""
-        return Message("assistant", self.text, reasoning=self.reasoning, tool_calls=self.tool_calls)
+        return Message("assistant", self.text, reasoning=self.reasoning, tool_calls=self.tool_calls, route=self.route)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.text)} chars, {self.route}, {describe(self.attempts)})"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
 from resilient_llm._errors import ConfigError, LLMError
+from resilient_llm._models import Price
+from resilient_llm._needs import NEEDS, Need
 from resilient_llm._types import Request, Zone
 from resilient_llm.backends.base import Backend
 from resilient_llm.backends.ollama import Ollama
@@ -15,6 +17,7 @@ from resilient_llm.backends.providers import PROVIDERS
 from resilient_llm.policies.breaker import CircuitBreaker
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard
+from resilient_llm.policies.rate import RateLimit
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.timeouts import Timeouts
 
@@ -35,12 +38,18 @@ class Route:
         budget: how many repeats there may be. Give one object to several routes to share it.
         breaker: opens when the backend is down. Give one object to several routes to share it.
         bulkhead: how many attempts may be in flight. Routes to one origin share one unless each gives its own.
+        rate: requests and tokens a minute that the provider allows. Default none: what it says with a 429 is kept.
         guard: what happens to a prompt that does not fit the window.
         streams: whether answers are asked for in pieces. Default yes: otherwise a slow answer cannot be told from a
             hang.
         falls_back_on: errors that go on to the next route although their class does not, such as `AuthFailed`.
         on_break: what happens when a stream breaks after its first event: `raise`, or `restart` the answer on the next
             route and tell of it with a `Restarted` event.
+        tells_deadline: how long the caller still waits goes with each request, as `X-Request-Timeout-Ms`, for a server
+            that stops by then. Default no.
+        lacks: what the model cannot do although nobody else says so: `tools`, `vision` (images), `schema` (typed
+            output). Calls that need it pass this route over.
+        price: what tokens cost there, where the server does not say; in `explain()` and `models()`.
         space: the vector space of its embeddings. Default the model's name. Once a route of a client has one, only such
             routes embed.
 
@@ -57,10 +66,14 @@ class Route:
     budget: RetryBudget | None = None
     breaker: CircuitBreaker | None = None
     bulkhead: Bulkhead | None = None
+    rate: RateLimit | None = None
     guard: ContextGuard | None = None
     streams: bool | None = None
     falls_back_on: tuple[type[LLMError], ...] = ()
     on_break: OnBreak = "raise"
+    tells_deadline: bool = False
+    lacks: Collection[Need] = ()
+    price: Price | None = None
     space: str | None = None
 
     def __post_init__(self) -> None:
@@ -72,6 +85,10 @@ class Route:
             raise ConfigError(f"zone: {self.zone!r} is not one of machine, network, internet")
         if self.on_break not in get_args(OnBreak):
             raise ConfigError(f"on_break: {self.on_break!r} is not one of raise, restart")
+        if isinstance(self.lacks, str) or not set(self.lacks) <= set(NEEDS):
+            raise ConfigError(f"lacks: {self.lacks!r} is not a collection of {', '.join(NEEDS)}")
+        if self.price is not None and not isinstance(self.price, Price):
+            raise ConfigError(f"price: {self.price!r} is not a Price")
         for kind in self.falls_back_on:
             if not (isinstance(kind, type) and issubclass(kind, LLMError)):
                 raise ConfigError(f"falls_back_on: {kind!r} is not a class of error of this library")

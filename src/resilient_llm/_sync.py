@@ -13,13 +13,14 @@ import time
 import weakref
 from collections.abc import Coroutine, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from resilient_llm._client import AsyncClient
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import ClientClosed
 from resilient_llm._events import Listener
 from resilient_llm._fork import forgets
+from resilient_llm._models import ModelInfo
 from resilient_llm._options import ChatOptions
 from resilient_llm._portal import Errand, Portal
 from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply
@@ -28,6 +29,11 @@ from resilient_llm._sync_stream import Stream
 from resilient_llm._types import Messages
 from resilient_llm._zones import LocalOnly
 from resilient_llm.backends.base import Backend
+from resilient_llm.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
 
 T = TypeVar("T")
 
@@ -53,9 +59,13 @@ class Client:
         on_event: Listener | Iterable[Listener] = (),
         clock: Clock = time.monotonic,
         rng: random.Random | None = None,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._llm = AsyncClient(
-            *routes, plan=plan, timeout=timeout, local_only=local_only, on_event=on_event, clock=clock, rng=rng
+            *routes, plan=plan, timeout=timeout, local_only=local_only, on_event=on_event, clock=clock, rng=rng,
+            tracer_provider=tracer_provider, meter_provider=meter_provider, telemetry=telemetry,
         )  # fmt: skip
         self._portal: Portal | None = None
         self._lock = threading.Lock()  # between beginning and closing; never waited for by the loop's thread
@@ -91,7 +101,7 @@ class Client:
         finally:
             del messages, options
 
-    def models(self) -> dict[str, tuple[str, ...]]:
+    def models(self) -> dict[str, tuple[ModelInfo, ...]]:
         """As `AsyncClient.models`."""
         return self._wait(self._llm.models())
 

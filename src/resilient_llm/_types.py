@@ -19,7 +19,7 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 Zone = Literal["machine", "network", "internet"]
 Reasoning = Literal["none", "low", "medium", "high"]
 ZONES: tuple[Zone, ...] = ("machine", "network", "internet")  # from the nearest to the farthest
-# Built by the first client and not by the import, which would take a fifth longer.
+# Built by the first client, not by the import: that would take a fifth longer.
 _FROZEN = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True)
 
 
@@ -86,6 +86,7 @@ class Message(BaseModel):
         tool_calls: the calls that an assistant wants made.
         tool_call_id: which call a `tool` message answers.
         name: the tool that a `tool` message comes from.
+        route: which wrote it; its `reasoning` goes back to that one alone.
         private: a call that holds this message is never sent to a route outside (`local_only`).
 
     Raises:
@@ -101,6 +102,7 @@ class Message(BaseModel):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    route: str | None = None
     private: bool = Field(default=False, strict=True)
 
     def __init__(self, role: Any = None, content: Any = "", /, **fields: Any) -> None:
@@ -196,9 +198,7 @@ def messages_from(given: Messages, system: str | None = None) -> tuple[Message, 
     try:
         numbered = list(items)
     except TypeError:
-        raise ConfigError(
-            f"messages: a string, a message or a list of them is needed, not {type(given).__name__}"
-        ) from None
+        raise ConfigError(f"messages: a string, a message or a list is needed, not {type(given).__name__}") from None
     if not numbered:
         raise ConfigError("messages: the list is empty; give at least one message")
     for number, item in enumerate(numbered):

@@ -10,6 +10,7 @@ taken once; both are monotonic.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import anyio
 
@@ -48,13 +49,16 @@ class Watch:
 
     Attributes:
         limits: of the phases.
+        headers: sent with the request, beside the backend's own.
         phase: what the attempt is doing.
         spent: seconds spent in each phase that is over.
+        trace: the attempt in a trace, if anybody looks at it there: headers to be sent with a request, and where its
+            URL, its status and its id are told.
     """
 
     __slots__ = (
-        "_deadline", "_ends", "_offset", "_rearm", "_reserve", "_scope", "_since", "clock", "limits", "phase", "spent",
-        "zone",
+        "_deadline", "_ends", "_offset", "_rearm", "_reserve", "_scope", "_since", "clock", "headers",
+        "limits", "phase", "spent", "trace", "zone",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +66,8 @@ class Watch:
     ) -> None:
         self.clock = clock
         self.zone = zone
+        self.headers: tuple[tuple[bytes, bytes], ...] = ()
+        self.trace: Any = None
         self.phase: Phase = "first_token"
         self.spent: dict[Phase, float] = {}
         self.limits = limits

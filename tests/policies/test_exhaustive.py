@@ -93,6 +93,7 @@ def is_never_stuck(machine: BreakerMachine) -> None:
     assert breaker.state(now) == "closed"
 
 
+@pytest.mark.invariant(4, 5, 6, 7, 8, 10)
 @pytest.mark.parametrize(
     "values",
     [
@@ -146,13 +147,14 @@ def bulkhead_state(machine: BulkheadMachine) -> Hashable:
     bulkhead, model = machine.bulkhead, machine.model
     left = {number: model.deadlines[number] - machine.now for number in model.waiting}
     return (
-        len(bulkhead._free),
+        bulkhead._tokens.balance,
         tuple(waiter.end is None for waiter in bulkhead._queue),
         tuple((model.groups[number], max(0.0, min(left[number], 2 * FAR))) for number in model.waiting),
         frozenset(model.shut),
     )
 
 
+@pytest.mark.invariant(1, 2, 3, 27)
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_bulkhead_keeps_its_rules_on_every_way_of_ten_steps(slots: int, loop: asyncio.AbstractEventLoop) -> None:
     def begin() -> BulkheadMachine:

@@ -102,13 +102,19 @@ def test_missing_ids_are_made_and_the_answers_get_the_same() -> None:
         Message(role="tool", content="2", name="g"),
         Message(role="tool", content="1"),
     )
-    made = sent(*HI, *round_, Message(role="assistant", tool_calls=(ToolCall("h", {}, "call_0"),)), *round_)
+    made = sent(
+        *HI,
+        *round_,
+        Message(role="assistant", tool_calls=(ToolCall("h", {}, "call_0"),)),
+        Message(role="tool", content="3", tool_call_id="call_0"),
+        *round_,
+    )
     asked = [[one["id"] for one in message.get("tool_calls", ())] for message in made]
     answered = [message.get("tool_call_id") for message in made]
     assert asked[1] == ["call_1", "call_2"]  # call_0 is taken
     assert answered[2:4] == ["call_2", "call_1"]
-    assert asked[5] == ["call_3", "call_4"]
-    assert answered[6:] == ["call_4", "call_3"]
+    assert asked[6] == ["call_3", "call_4"]
+    assert answered[7:] == ["call_4", "call_3"]
 
 
 def test_answers_that_name_nothing_answer_the_calls_in_order() -> None:

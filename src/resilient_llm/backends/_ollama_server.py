@@ -70,6 +70,7 @@ class Server:
         if self._shown is None or now - self._shown[0] > FACTS:
             body = await self.fetch(b"POST", "/api/show", show_body(self.model), watch, SHOW_TIME)
             self._shown = (now, parse_show(body))
+            self._codec.able(self._shown[1].capabilities)
         return self._shown[1]
 
     async def ask_version(self, watch: Watch) -> None:

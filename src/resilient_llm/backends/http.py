@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
 
 from resilient_llm._detached import running_loop
 from resilient_llm._errors import ClientClosed, ConfigError, NoEligibleRoute
@@ -49,8 +51,16 @@ class Answer:
         return f"Answer({self.status})"
 
 
+def _told(trace: Any, method: bytes, url: str) -> Sequence[tuple[bytes, bytes]]:
+    """Tells the trace of an attempt what is sent; gives the headers that it wants sent along."""
+    trace.method, trace.url = method.decode(), url
+    return trace.headers  # type: ignore[no-any-return]  # telemetry stands on a floor above
+
+
 class Transport(Protocol):
-    """Sends one request and gives the head of its answer."""
+    """Sends one request and gives the head of its answer. `origin` is where to."""
+
+    origin: str
 
     async def send(self, method: bytes, path: str, body: bytes, watch: Watch) -> Answer:
         """Raises whatever the HTTP library raises; `exchange.py` classifies it."""
@@ -102,7 +112,12 @@ class _Handshake:
         self._inner, self._watch, self._before = inner, watch, before
 
     async def start_tls(self, *args: Any, **kwargs: Any) -> _Stream:
-        secured = await self._inner.start_tls(*args, **kwargs)
+        try:
+            secured = await self._inner.start_tls(*args, **kwargs)
+        except BaseException:  # a cancelled handshake is closed by nobody else; on plain TCP that waits for nothing
+            with anyio.CancelScope(shield=True):
+                await self._inner.aclose()
+            raise
         self._watch.enter(self._before)
         return _Stream(secured)
 
@@ -160,7 +175,7 @@ class OwnTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         import httpcore2  # noqa: F401  # now, because in the first call it would hold up the event loop
 
-        self._endpoint = endpoint
+        self._endpoint, self.origin = endpoint, endpoint.origin
         self._urls: dict[str, httpcore2.URL] = {}
         self._loops: dict[Any, _Pools] = {}
 
@@ -178,7 +193,9 @@ class OwnTransport:
         if url is None:
             url = httpcore2.URL(scheme=at.scheme, host=at.host, port=at.port, target=at.prefix + path)
             self._urls[path] = url
-        headers = [*at.headers, (b"Content-Length", b"%d" % len(body))]
+        headers = [*at.headers, *watch.headers, (b"Content-Length", b"%d" % len(body))]
+        if watch.trace is not None:
+            headers += _told(watch.trace, method, at.url + path)
         token = _WATCH.set(watch)
         try:
             answer = await pool.handle_async_request(httpcore2.Request(method, url, headers=headers, content=body))
@@ -233,7 +250,7 @@ class UserTransport:
     def __init__(self, endpoint: Endpoint, client: Any) -> None:
         if not all(callable(getattr(client, verb, None)) for verb in ("send", "build_request", "aclose")):
             raise ConfigError("http_client: an httpx2.AsyncClient or an httpx.AsyncClient is needed")
-        self._endpoint, self._client = endpoint, client
+        self._endpoint, self.origin, self._client = endpoint, endpoint.origin, client
         keyed = any(name.lower() == b"authorization" for name, _ in endpoint.headers)
         self._how: dict[str, Any] = {"stream": True, "follow_redirects": False, **({"auth": None} if keyed else {})}
         self._loop: Any = None
@@ -245,8 +262,9 @@ class UserTransport:
         if loop is not self._loop:
             raise ClientClosed("http_client: it is bound to the event loop that used it first; give each loop its own")
         client, at = self._client, self._endpoint
+        traced = _told(watch.trace, method, at.url + path) if watch.trace is not None else ()
         request = client.build_request(
-            method.decode(), at.url + path, content=body, headers=list(at.headers[1:]),
+            method.decode(), at.url + path, content=body, headers=[*at.headers[1:], *watch.headers, *traced],
             timeout=(watch.limits.connect, None, None, client.timeout.pool),
         )  # fmt: skip
         response = await client.send(request, **self._how)

@@ -8,18 +8,18 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
-from pydantic_core import from_json
-
 from resilient_llm._detached import Detached
-from resilient_llm._errors import ConfigError, Malformed
+from resilient_llm._errors import ConfigError, LLMError
+from resilient_llm._models import ModelInfo, best, told
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
-from resilient_llm.backends._endpoint import endpoint
+from resilient_llm.backends._endpoint import Endpoint, endpoint
 from resilient_llm.backends._exchange import Exchange, fetch
 from resilient_llm.backends.base import Batches
 from resilient_llm.backends.http import OwnTransport, Transport, UserTransport
-from resilient_llm.backends.providers import PROVIDERS, provider_at
-from resilient_llm.wire.openai import OpenAICodec, profile_for
+from resilient_llm.backends.providers import HOSTS, PROVIDERS, name_at, provider_at
+from resilient_llm.wire._openai_models import ELSEWHERE, kind_of, named, parse_models, window_in
+from resilient_llm.wire.openai import OpenAICodec, Profile, profile_for
 
 METADATA_TIME = 5.0  # seconds for a metadata call; hosted catalogues are long
 
@@ -35,6 +35,8 @@ class OpenAICompatible:
         context_window: tokens, prompt and answer together. Unknown unless given; then overflow is what the server says.
         headers: sent with each request.
         extra: fields for the body of each chat that this library does not know.
+        profile: what the server takes: the name of one whose dialect it speaks, such as `"vllm"`, or a
+            `resilient_llm.dialects.Profile`. Default by the address and the model.
         http_client: an `httpx2.AsyncClient` or `httpx.AsyncClient`, for proxies, TLS and custom transports. It stays
             yours: you close it, and it serves one event loop.
         name: in replies and errors. Default `provider:model`.
@@ -57,6 +59,7 @@ class OpenAICompatible:
         context_window: int | None = None,
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Any] | None = None,
+        profile: str | Profile | None = None,
         http_client: Any = None,
         name: str | None = None,
     ) -> None:
@@ -67,7 +70,7 @@ class OpenAICompatible:
         by_environment = base_url is None
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or PROVIDERS["openai"].base_url
         known = provider_at(base_url)
-        self.provider = known.name if known else "compatible"
+        self.provider = name_at(base_url)
         if api_key is None and known is not None and known.key is not None:
             api_key = os.environ.get(known.key)
             if not api_key and http_client is None:
@@ -76,13 +79,15 @@ class OpenAICompatible:
             api_key = os.environ.get("OPENAI_API_KEY")  # who set OPENAI_BASE_URL means it for that address
         self.model = model
         self.name = name or f"{self.provider}:{model}"
-        self.window = context_window
+        self._given = context_window
+        self._told: int | None = None
         self.zone: Zone | None = "internet"
         at = endpoint(base_url, headers or {}, api_key or None)
         self.origin = at.origin
         self._extra = dict(extra or {})
-        self._codec = OpenAICodec(model, profile=profile_for(self.provider, model))
-        self._transport: Transport = OwnTransport(at) if http_client is None else UserTransport(at, http_client)
+        self._codec = OpenAICodec(model, profile=_profile(profile, self.provider, model))
+        self._at, self._client = at, http_client
+        self._transport = self._to(at)
         self._detached = Detached()
 
     def open(self, request: Request, watch: Watch, *, stream: bool = True) -> AbstractAsyncContextManager[Batches]:
@@ -93,17 +98,65 @@ class OpenAICompatible:
         call, decoder = codec.encode(request, stream=stream), codec.decoder(request, stream=stream)
         return Exchange(self._transport, call, decoder, codec.error, watch, detached=self._detached)
 
-    async def models(self, watch: Watch) -> tuple[str, ...]:
-        """The names of the models that the server offers.
+    def lacks(self, request: Request) -> str | None:
+        """Why the model cannot take this request, as far as is known."""
+        return self._codec.lacks(request) if isinstance(request, ChatRequest) else None
+
+    def learn(self, request: Request, error: LLMError) -> bool:
+        """See `Backend`: a field that was refused by name is not sent again."""
+        if self._extra and isinstance(request, ChatRequest):
+            request = replace(request, extra={**self._extra, **request.extra})
+        return self._codec.learn(request, error)
+
+    @property
+    def dialect(self) -> str | None:
+        """Whose dialect it speaks, and what was learned from refusals."""
+        return self._codec.dialect
+
+    async def models(self, watch: Watch) -> tuple[ModelInfo, ...]:
+        """The models that the server offers, and what it tells of them; of its own model it is remembered.
 
         Raises:
             LLMError: it could not be asked.
         """
-        body = await fetch(self._transport, b"GET", "/models", b"", self._codec.error, watch, METADATA_TIME)
+        body = await self._ask(self._transport, "/models", watch)
+        found = parse_models(body)
+        own = named(found, self.model) or ModelInfo(self.model)
+        if own.window is None:
+            own = best(own, await self._elsewhere(kind_of(body), watch))
+        self._told = own.window or self._told
+        self._codec.lacking(own.lacks)
+        mine = best(own, told(own.name, "user", window=self._given))
+        return tuple(mine if one.name == own.name else one for one in found)
+
+    async def _elsewhere(self, owner: str | None, watch: Watch) -> ModelInfo:
+        """The window from where else a server of this kind tells it. It may say nothing."""
+        kind = next((one for one in (self._codec.profile.name, owner) if one in ELSEWHERE), None)
+        if kind is None:
+            return ModelInfo(self.model)
+        path, keys = ELSEWHERE[kind]
+        root = self._to(replace(self._at, prefix=self._at.prefix.removesuffix("/v1")))
         try:
-            return tuple(sorted(str(one["id"]) for one in from_json(body)["data"]))
-        except (ValueError, KeyError, TypeError):
-            raise Malformed("/models: not a list of models") from None
+            body = await self._ask(root, path, watch)
+            if keys:
+                return told(self.model, "server", window=window_in(body, keys))
+            return named(parse_models(body), self.model) or ModelInfo(self.model)
+        except LLMError:
+            return ModelInfo(self.model)
+        finally:
+            await root.aclose()
+
+    async def _ask(self, transport: Transport, path: str, watch: Watch) -> bytes:
+        return await fetch(transport, b"GET", path, b"", self._codec.error, watch, METADATA_TIME)
+
+    def _to(self, at: Endpoint) -> Transport:
+        return OwnTransport(at) if self._client is None else UserTransport(at, self._client)
+
+    @property
+    def window(self) -> int | None:
+        """The context window in tokens: what the server said when it was asked for its models, else what was given."""
+        known = [size for size in (self._told, self._given) if size is not None]
+        return min(known) if known else None
 
     def served(self) -> dict[str, Any]:
         """What is known of the model beside its name."""
@@ -116,3 +169,14 @@ class OpenAICompatible:
 
     def __repr__(self) -> str:
         return f"OpenAICompatible({self.model!r}, {self.origin})"
+
+
+def _profile(given: object, provider: str, model: str) -> Profile:
+    if given is None:
+        return profile_for(provider, model)
+    if isinstance(given, Profile):
+        return given
+    known = sorted({*PROVIDERS, *HOSTS.values()})
+    if given not in known:
+        raise ConfigError(f"profile: {given!r:.60} is neither a Profile nor one of {', '.join(known)}")
+    return profile_for(str(given), model)

@@ -10,6 +10,8 @@ import hmac
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from resilient_llm._errors import ConfigError
+from resilient_llm.testing._openai_rules import envelope_of, refusal_of, rules_of
 from resilient_llm.testing._openai_wire import OpenAIAnswer, envelope
 from resilient_llm.testing._script import Call, Plan, Step
 from resilient_llm.testing._server import FakeServer
@@ -30,8 +32,10 @@ class FakeOpenAI(FakeServer):
         window: tokens that a prompt may have.
         api_key: the key that requests must carry; `None` asks for none.
         dimensions: of a vector.
+        strict: the server whose refusals it has, such as `"mistral"` or `"deepseek"`. Default: it takes everything.
 
     Raises:
+        ConfigError: nothing is known of such a server.
         ImportError: h11 is missing, which `pip install 'resilient-llm[testing]'` brings.
     """
 
@@ -43,14 +47,20 @@ class FakeOpenAI(FakeServer):
         window: int = 128_000,
         api_key: str | None = None,
         dimensions: int = 8,
+        strict: str | None = None,
     ) -> None:
-        super().__init__(script, OpenAI(models, window, api_key, dimensions), base="/v1", delay=delay)
+        super().__init__(script, OpenAI(models, window, api_key, dimensions, strict), base="/v1", delay=delay)
 
 
 class OpenAI:
     """Decides what a request gets."""
 
-    def __init__(self, models: Sequence[str] | None, window: int, api_key: str | None, dimensions: int) -> None:
+    def __init__(
+        self, models: Sequence[str] | None, window: int, api_key: str | None, dimensions: int, strict: str | None = None
+    ) -> None:
+        if strict is not None and rules_of(strict, "") is None:
+            raise ConfigError(f"strict: nothing is known of a server {strict!r}")
+        self._strict = strict
         self._models = None if models is None else tuple(models)
         self._window = window
         self._key = api_key
@@ -92,6 +102,10 @@ class OpenAI:
             text = f"The model `{model}` does not exist or you do not have access to it."
             error = envelope(404, text, code="model_not_found")
             return Plan("other", answer, Status(404, error))
+        rules = rules_of(self._strict, model) if self._strict is not None and not answer.embeds else None
+        refusal = refusal_of(call.body, rules) if rules is not None else None
+        if rules is not None and refusal is not None:
+            return Plan("other", answer, Status(*envelope_of(refusal, rules)))
         if answer.count > self._window:
             return Plan("other", answer, Status(400, _overflow(self._window, answer)))
         return Plan("embed" if answer.embeds else "chat", answer)

@@ -46,8 +46,17 @@ def settings_from(
     return Settings(model, made if num_ctx is None else {**made, "num_ctx": num_ctx}, think, shift)
 
 
-def encode_chat(request: ChatRequest, settings: Settings, window: int | None, *, stream: bool) -> HTTPCall:
-    """The body for `/api/chat`.
+def thinking(request: ChatRequest, settings: Settings) -> Think | None:
+    """What is asked of the model about thinking: the call's word, else the backend's."""
+    if request.reasoning is None:
+        return settings.think
+    return False if request.reasoning == "none" else request.reasoning
+
+
+def encode_chat(
+    request: ChatRequest, settings: Settings, window: int | None, *, stream: bool, thinks: bool = True
+) -> HTTPCall:
+    """The body for `/api/chat`. A model that does not think (`thinks`) is not asked to.
 
     Raises:
         ConfigError: something in it has no JSON form, or `extra["options"]` is no mapping.
@@ -56,11 +65,11 @@ def encode_chat(request: ChatRequest, settings: Settings, window: int | None, *,
     extra = dict(request.extra)
     options = {**settings.options, **_sampling(request, settings.options, window)}
     options |= _options("extra: options", extra.pop("options", None))
-    think = settings.think if request.reasoning is None else request.reasoning
+    think = thinking(request, settings)
     given = {
         "tools": [_tool(tool) for tool in _offered(request)] or None,
         "format": request.schema,
-        "think": False if think == "none" else think,
+        "think": think if thinks or not think else None,
         "shift": settings.shift,
     }
     body = {

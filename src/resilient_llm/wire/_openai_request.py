@@ -1,112 +1,95 @@
-"""Request bodies for OpenAI-compatible servers, and what is known about their dialects.
+"""Request bodies for OpenAI-compatible servers, in the dialect of each.
 
-It exists because these servers agree on a shape and differ in fields: one refuses what another requires. Rules of the
-file: a dialect is data (`Profile`), chosen by the first row of `PROFILES` that fits; a field is sent only if the caller
-gave it; nothing is defaulted that the server defaults itself; `extra` is merged last, so the caller has the last word.
+Rules of the file: what differs is data (`Profile`); a field is sent only if the caller gave it; nothing is defaulted
+that the server defaults itself; `extra` is merged last, so the caller has the last word, except about a field that the
+server refused. What the caller gave and the server does not get is told (`drops`), never hidden.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from resilient_llm._types import ChatRequest, EmbedRequest, Image, Message, Reasoning, Tool, ToolCall
+from resilient_llm._types import ChatRequest, EmbedRequest, Message, Tool
 from resilient_llm.wire import HTTPCall, dump
+from resilient_llm.wire._openai_history import history
+from resilient_llm.wire._openai_profiles import Profile
 
-_CHOICES = ("auto", "none", "required")
-Fields = Mapping[str, Any]
-
-
-def _effort(**other: str) -> Mapping[Reasoning, Fields]:
-    levels: tuple[Reasoning, ...] = ("none", "low", "medium", "high")
-    return {level: {"reasoning_effort": other.get(level, level)} for level in levels}
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """How one dialect differs.
-
-    Attributes:
-        max_tokens_field: its name for the output cap.
-        system_role: its role for system and developer messages.
-        stream_usage: it takes `stream_options.include_usage`.
-        samples_while_reasoning: it takes `temperature` while the model reasons.
-        reasons_by_default: its model reasons when nothing is said about it.
-        reasoning: the fields that each level of reasoning adds to the body.
-        reasoning_echo: the field of an assistant message in which it wants earlier reasoning back.
-    """
-
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    system_role: Literal["system", "developer"] = "system"
-    stream_usage: bool = True
-    samples_while_reasoning: bool = True
-    reasons_by_default: bool = False
-    reasoning: Mapping[Reasoning, Fields] = field(default_factory=_effort)
-    reasoning_echo: Literal["reasoning_content", "reasoning"] | None = None
-
-    def samples(self, request: ChatRequest) -> bool:
-        """It takes a temperature with this request."""
-        if self.samples_while_reasoning:
-            return True
-        if request.reasoning is None:
-            return not self.reasons_by_default
-        return self.reasoning[request.reasoning].get("reasoning_effort") == "none"
-
-
-_OPENAI = "openai|azure"
-_REASONER = Profile(
-    max_tokens_field="max_completion_tokens",
-    system_role="developer",
-    samples_while_reasoning=False,
-    reasons_by_default=True,
-)
-# Who reasons by default, and what is refused then: pydantic-ai's table of OpenAI's models, checked live in July 2026.
-PROFILES: tuple[tuple[str, str, Profile], ...] = (
-    (_OPENAI, r"o1-(mini|preview)", replace(_REASONER, system_role="system")),
-    (_OPENAI, r"gpt-5[\w.]*-chat", Profile("max_completion_tokens")),
-    (_OPENAI, r"gpt-5\.[1-4](?!.*(codex|pro))", replace(_REASONER, reasons_by_default=False)),
-    # "none" came with 5.1; before it, "minimal" is the least
-    (_OPENAI, r"gpt-5(?!\.)", replace(_REASONER, reasoning=_effort(none="minimal"))),
-    (_OPENAI, r"gpt-5|o\d", _REASONER),
-)
-
-
-def profile_for(provider: str, model: str) -> Profile:
-    """The dialect of a model at a provider (`openai`, `azure`, …); the common one if nothing else is known."""
-    name = model.rpartition("/")[2].lower()
-    for providers, models, profile in PROFILES:
-        if re.fullmatch(providers, provider.lower()) and re.match(models, name):
-            return profile
-    return Profile()
+_WORDS = ("auto", "none")
+BY_SCHEMA = "Answer with nothing but JSON, and make it follow this JSON schema: "
 
 
 def encode_chat(request: ChatRequest, model: str, profile: Profile, *, stream: bool) -> HTTPCall:
-    """The body for `/chat/completions`."""
-    body: dict[str, Any] = {"model": model, "messages": list(_messages(request.messages, profile)), "stream": stream}
+    """The body for `/chat/completions`.
+
+    Raises:
+        ConfigError: something in it has no JSON form.
+        UnsupportedParameter: an image is given by its URL, and the server fetches none.
+    """
+    return HTTPCall("/chat/completions", dump(chat_body(request, model, profile, stream=stream)))
+
+
+def chat_body(request: ChatRequest, model: str, profile: Profile, *, stream: bool) -> dict[str, Any]:
+    """The same before it becomes JSON."""
+    messages = history(_instructed(request, profile), profile, [tool.name for tool in request.tools])
+    body: dict[str, Any] = {"model": model, "messages": messages, "stream": stream}
     if stream and profile.stream_usage:
         body["stream_options"] = {"include_usage": True}
-    if request.temperature is not None and profile.samples(request):
-        body["temperature"] = request.temperature
-    given = {
-        profile.max_tokens_field: request.max_tokens,
-        "seed": request.seed,
-        "stop": list(request.stop) or None,
-        "tools": [_tool(tool) for tool in request.tools] or None,
-        "tool_choice": _tool_choice(request.tool_choice),
-        "response_format": _response_format(request.schema),
-    }
-    body |= {name: value for name, value in given.items() if value is not None}
-    if request.reasoning is not None:
-        body |= profile.reasoning[request.reasoning]
-    return HTTPCall("/chat/completions", dump({**body, **request.extra}))
+    body |= _asked(request, profile)
+    if profile.empty_tools and "tools" not in body and any("tool_calls" in one for one in messages):
+        body["tools"] = []
+    body |= request.extra
+    for name in profile.refused:
+        body.pop(name, None)
+    return body
+
+
+def drops(request: ChatRequest, profile: Profile) -> bool:
+    """Whether the server does not get something that the caller gave, or gets it in a weaker form."""
+    if request.temperature is not None and not profile.samples(request) and "temperature" not in request.extra:
+        return True
+    if request.reasoning is not None and profile.reasoning[request.reasoning] is None:
+        return True
+    return (
+        (request.seed is not None and profile.seed_field is None)
+        or (profile.max_stop is not None and len(request.stop) > profile.max_stop)
+        or (request.schema is not None and profile.schema != "json_schema")
+        or (profile.forced is None and _must_call(request))
+        or (bool(profile.refused) and not profile.refused.isdisjoint([*_asked(request, profile), *request.extra]))
+    )
 
 
 def encode_embed(request: EmbedRequest, model: str) -> HTTPCall:
     """The body for `/embeddings`. No `encoding_format`: some refuse one value, some the other, all have a default."""
     return HTTPCall("/embeddings", dump({"model": model, "input": list(request.texts)}))
+
+
+def _asked(request: ChatRequest, profile: Profile) -> dict[str, Any]:
+    """The fields that the caller's arguments become."""
+    given: dict[str, Any] = {
+        profile.max_tokens_field: request.max_tokens,
+        "stop": list(request.stop[: profile.max_stop]) or None,
+        "tools": [_tool(tool) for tool in _offered(request, profile)] or None,
+        "tool_choice": _tool_choice(request, profile),
+        "response_format": _response_format(request.schema, profile),
+    }
+    if profile.samples(request):
+        given["temperature"] = request.temperature
+    if profile.seed_field is not None:
+        given[profile.seed_field] = request.seed
+    asked = {name: value for name, value in given.items() if value is not None}
+    return asked if request.reasoning is None else {**asked, **(profile.reasoning[request.reasoning] or {})}
+
+
+def _must_call(request: ChatRequest) -> bool:
+    return request.tool_choice is not None and request.tool_choice not in _WORDS
+
+
+def _offered(request: ChatRequest, profile: Profile) -> Sequence[Tool]:
+    """The tools: only the one to be called, where that cannot be said in another way."""
+    if profile.forced is not None or not _must_call(request):
+        return request.tools
+    return [tool for tool in request.tools if tool.name == request.tool_choice] or request.tools
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
@@ -116,55 +99,28 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _tool_choice(choice: str | None) -> object:
-    return choice if choice is None or choice in _CHOICES else {"type": "function", "function": {"name": choice}}
+def _tool_choice(request: ChatRequest, profile: Profile) -> object:
+    choice = request.tool_choice
+    if choice is None or choice in _WORDS:
+        return choice
+    if profile.forced is None:
+        return None
+    return profile.forced if choice == "required" else {"type": "function", "function": {"name": choice}}
 
 
-def _response_format(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if schema is None else {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+def _response_format(schema: Mapping[str, Any] | None, profile: Profile) -> dict[str, Any] | None:
+    if schema is None or profile.schema == "prompt":
+        return None
+    if profile.schema == "json_object":
+        return {"type": "json_object"}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
-def _messages(messages: Sequence[Message], profile: Profile) -> Iterator[dict[str, Any]]:
-    """The history in OpenAI's shape. A call without an id gets one, and the answer to it the same."""
-    taken = {call.id for message in messages for call in message.tool_calls}
-    fresh = (name for number in count() if (name := f"call_{number}") not in taken)
-    waiting: list[tuple[str, str]] = []  # id and tool of the calls that have no answer yet
-    for message in messages:
-        role = profile.system_role if message.role in ("system", "developer") else message.role
-        made: dict[str, Any] = {"role": role, "content": _content(message)}
-        if message.tool_calls:
-            ids = [call.id or next(fresh) for call in message.tool_calls]
-            waiting = [(one, call.name) for one, call in zip(ids, message.tool_calls, strict=True)]
-            made["tool_calls"] = [_call(call, one) for one, call in zip(ids, message.tool_calls, strict=True)]
-        if message.role == "tool":
-            made["tool_call_id"] = _answered(message, waiting)
-        elif message.name:
-            made["name"] = message.name
-        if message.reasoning and profile.reasoning_echo:
-            made[profile.reasoning_echo] = message.reasoning
-        yield made
-
-
-def _answered(message: Message, waiting: list[tuple[str, str]]) -> str:
-    """The id of the call that a tool message answers: the one it names, else the first open one of its tool."""
-    for one in waiting:
-        if message.tool_call_id == one[0] or (not message.tool_call_id and message.name in (None, one[1])):
-            waiting.remove(one)
-            return one[0]
-    return message.tool_call_id or "call_0"
-
-
-def _call(call: ToolCall, id: str) -> dict[str, Any]:
-    arguments = dump(call.arguments).decode()
-    return {"id": id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
-
-
-def _content(message: Message) -> str | list[dict[str, Any]]:
-    if not message.images:
-        return message.content
-    text = [{"type": "text", "text": message.content}] if message.content else []
-    return [*text, *({"type": "image_url", "image_url": {"url": _url(image)}} for image in message.images)]
-
-
-def _url(image: Image) -> str:
-    return image.url if image.url is not None else f"data:{image.media_type};base64,{image.data}"
+def _instructed(request: ChatRequest, profile: Profile) -> Sequence[Message]:
+    """The messages, with the schema among them where the server takes it no other way."""
+    if request.schema is None or profile.schema == "json_schema":
+        return request.messages
+    order = Message("system", BY_SCHEMA + dump(request.schema).decode())
+    spoken = [message.role in ("system", "developer") for message in request.messages]
+    place = spoken.index(False) if False in spoken else len(spoken)
+    return (*request.messages[:place], order, *request.messages[place:])

@@ -7,12 +7,13 @@ and `_ollama_facts` (what it tells of its models).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from resilient_llm._errors import LLMError
+from resilient_llm._errors import LLMError, UnsupportedParameter
+from resilient_llm._needs import Need, need_behind, needs_of, why_not
 from resilient_llm._replies import Usage, Vectors
-from resilient_llm._types import EmbedRequest, Request
+from resilient_llm._types import ChatRequest, EmbedRequest, Request
 from resilient_llm.wire import Decoder, HTTPCall
 from resilient_llm.wire._checks import checked, counts
 from resilient_llm.wire._ollama_errors import classify, in_band
@@ -26,7 +27,15 @@ from resilient_llm.wire._ollama_facts import (
     same_model,
     show_body,
 )
-from resilient_llm.wire._ollama_request import Think, encode_chat, encode_embed, encode_load, forced, settings_from
+from resilient_llm.wire._ollama_request import (
+    Think,
+    encode_chat,
+    encode_embed,
+    encode_load,
+    forced,
+    settings_from,
+    thinking,
+)
 from resilient_llm.wire._ollama_stream import ChatDecoder, Judge
 from resilient_llm.wire._vectors import EmbedDecoder, matrix
 
@@ -59,7 +68,7 @@ class OllamaCodec:
         ConfigError: the options are no mapping.
     """
 
-    __slots__ = ("_settings", "_window")
+    __slots__ = ("_lacks", "_settings", "_thinks", "_window")
 
     def __init__(
         self,
@@ -73,6 +82,8 @@ class OllamaCodec:
     ) -> None:
         self._settings = settings_from(model, num_ctx, options, think, shift)
         self._window = window
+        self._thinks = True
+        self._lacks: frozenset[Need] = frozenset()
 
     def encode(self, request: Request, *, stream: bool) -> HTTPCall:
         """The request as Ollama wants it.
@@ -83,7 +94,7 @@ class OllamaCodec:
         """
         if isinstance(request, EmbedRequest):
             return encode_embed(request, self._settings)
-        return encode_chat(request, self._settings, self._window(), stream=stream)
+        return encode_chat(request, self._settings, self._window(), stream=stream, thinks=self._thinks)
 
     def decoder(self, request: Request, *, stream: bool, judge: Judge | None = None) -> Decoder:
         """A decoder for the answer. Many lines or one is all the same to it, whatever was asked for.
@@ -92,7 +103,7 @@ class OllamaCodec:
         """
         if isinstance(request, EmbedRequest):
             return EmbedDecoder(len(request.texts), _embeddings)
-        dropped = forced(request)
+        dropped = forced(request) or (not self._thinks and bool(thinking(request, self._settings)))
         return ChatDecoder(
             constrained=request.schema is not None,
             degraded=("field_dropped",) if dropped else (),
@@ -102,7 +113,39 @@ class OllamaCodec:
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
         """What an answer with this status (not 200) means."""
-        return classify(status, headers, body)
+        error = classify(status, headers, body)
+        if isinstance(error, UnsupportedParameter) and need_behind(error.parameter):
+            error.falls_back = True  # another model may take what this one lacks
+        return error
+
+    def learn(self, request: Request, error: LLMError) -> bool:
+        """Writes requests otherwise from now on, if that refusal teaches how; whether this one is then another."""
+        if not isinstance(error, UnsupportedParameter) or not isinstance(request, ChatRequest):
+            return False
+        need = need_behind(error.parameter)
+        if need in needs_of(request):
+            self._lacks |= {need}
+        elif error.parameter == "think" and self._thinks and thinking(request, self._settings):
+            self._thinks = False
+            return True
+        return False
+
+    def able(self, capabilities: Collection[str]) -> None:
+        """Takes in what `/api/show` says of the model; a server that says nothing of it is taken to be able."""
+        if capabilities:
+            self._thinks = "thinking" in capabilities
+            needed: dict[Need, str] = {"tools": "tools", "vision": "vision"}
+            self._lacks = frozenset(need for need, name in needed.items() if name not in capabilities)
+
+    def lacks(self, request: ChatRequest) -> str | None:
+        """Why the model cannot take this, as far as is known."""
+        return why_not(request, self._lacks)
+
+    @property
+    def dialect(self) -> str | None:
+        """What was learned of the model, in words."""
+        lost = [*sorted(self._lacks), *([] if self._thinks else ["thinking"])]
+        return f"ollama; learned: no {' and no '.join(lost)}" if lost else None
 
     def load(self, *, keep_alive: float | str | None, embed: bool) -> bytes:
         """The body that brings the model into memory as the requests want it."""

@@ -1,20 +1,23 @@
 """The language of OpenAI-compatible servers: OpenAI, Azure, vLLM, llama.cpp, Groq, OpenRouter and their kin.
 
 It exists so that everything above speaks of requests, events and errors. Rules of the file: it only joins the parts;
-what differs between servers is data in `_openai_request` (what they take) and `_openai_errors` (what they mean).
+what differs between servers is data in `_openai_profiles` (what they take) and `_openai_rows` (what they mean).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
-from resilient_llm._errors import LLMError
-from resilient_llm._replies import Degraded
+from resilient_llm._errors import LLMError, UnsupportedParameter
+from resilient_llm._needs import Need, need_behind, needs_of, why_not
 from resilient_llm._types import ChatRequest, EmbedRequest, Request
 from resilient_llm.wire import Decoder, HTTPCall
 from resilient_llm.wire._openai_embed import read_embeddings
 from resilient_llm.wire._openai_errors import error_from
-from resilient_llm.wire._openai_request import Profile, encode_chat, encode_embed, profile_for
+from resilient_llm.wire._openai_learn import learned, told
+from resilient_llm.wire._openai_profiles import Profile, profile_for
+from resilient_llm.wire._openai_request import drops, encode_chat, encode_embed
 from resilient_llm.wire._openai_stream import ChatDecoder
 from resilient_llm.wire._vectors import EmbedDecoder
 
@@ -29,11 +32,12 @@ class OpenAICodec:
         profile: the server's dialect; `profile_for` knows some.
     """
 
-    __slots__ = ("_model", "_profile")
+    __slots__ = ("_learned", "_model", "profile")
 
     def __init__(self, model: str, *, profile: Profile | None = None) -> None:
         self._model = model
-        self._profile = profile or Profile()
+        self.profile = profile or Profile()
+        self._learned: list[str] = []
 
     def encode(self, request: Request, *, stream: bool) -> HTTPCall:
         """The request as this server wants it.
@@ -43,18 +47,47 @@ class OpenAICodec:
         """
         if isinstance(request, EmbedRequest):
             return encode_embed(request, self._model)
-        return encode_chat(request, self._model, self._profile, stream=stream)
+        return encode_chat(request, self._model, self.profile, stream=stream)
 
     def decoder(self, request: Request, *, stream: bool) -> Decoder:
         """A decoder for the answer. `stream` says what was asked for; the answer's own bytes say what came."""
         if isinstance(request, EmbedRequest):
             return EmbedDecoder(len(request.texts), read_embeddings)
-        return ChatDecoder(degraded=self._dropped(request), limit=request.max_tokens)
+        dropped = drops(request, self.profile)
+        return ChatDecoder(degraded=("field_dropped",) if dropped else (), limit=request.max_tokens)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
         """What an answer with this status (not 200) means."""
-        return error_from(status, headers, body)
+        error = error_from(status, headers, body)
+        if isinstance(error, UnsupportedParameter) and need_behind(error.parameter):
+            error.falls_back = True  # another model may take what this one lacks
+        return error
 
-    def _dropped(self, request: ChatRequest) -> tuple[Degraded, ...]:
-        silent = request.temperature is not None and not self._profile.samples(request)
-        return ("field_dropped",) if silent and "temperature" not in request.extra else ()
+    def learn(self, request: Request, error: LLMError) -> bool:
+        """Writes requests otherwise from now on, if that refusal teaches how; whether this one is then another."""
+        if not isinstance(error, UnsupportedParameter) or not isinstance(request, ChatRequest):
+            return False
+        need = need_behind(error.parameter)
+        after = learned(self.profile, error.parameter, request)
+        if need in needs_of(request):
+            after = replace(self.profile, lacks=self.profile.lacks | {need})
+        if after is None or after == self.profile:
+            return False
+        self._learned.append(told(self.profile, after))
+        self.profile = after
+        return need is None
+
+    def lacking(self, needs: Collection[Need]) -> None:
+        """Takes in what the server's list of models says that this one does not take."""
+        if needs:
+            self.profile = replace(self.profile, lacks=self.profile.lacks | frozenset(needs))
+
+    def lacks(self, request: ChatRequest) -> str | None:
+        """Why it cannot take this, as far as is known."""
+        return why_not(request, self.profile.lacks)
+
+    @property
+    def dialect(self) -> str | None:
+        """What it speaks, in words; `None` if that is the common dialect."""
+        known = [self.profile.name, *(f"learned: {one}" for one in self._learned)]
+        return "; ".join(known) if known != ["compatible"] else None

@@ -1,0 +1,161 @@
+"""The instruments: made once for each provider of meters, shared by all clients, and what is observed at a scrape.
+
+OpenTelemetry cannot take a callback back, so a gauge asks whichever clients are still alive. Values of several clients
+under one label are added up, or a second client of the same routes would hide the first.
+
+Rules of the file: nothing here is called for a token; a label comes from `_semconv_metrics` or is not recorded.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._events import CallEnded, CallKind
+from resilient_llm._replies import Usage
+from resilient_llm.telemetry import _semconv as names
+from resilient_llm.telemetry import _semconv_metrics as metrics
+from resilient_llm.telemetry._semconv_metrics import Convention, Metric
+from resilient_llm.telemetry._targets import Target
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
+
+Labels = dict[str, str]
+OVERHEAD_OF = 16  # one call in so many tells its overhead: to record it costs a tenth of what is measured
+_MADE: weakref.WeakKeyDictionary[Any, dict[str, Instruments]] = weakref.WeakKeyDictionary()
+_LOOK: dict[str, Callable[[Target], list[tuple[Labels, float]]]] = {
+    metrics.QUEUE_SIZE.name: lambda one: [(one.limiter, one.leg.bulkhead.snapshot().queued)],
+    metrics.LIMIT.name: lambda one: [(one.limiter, one.leg.bulkhead.snapshot().slots or 0)],
+    metrics.ACTIVE.name: lambda one: [(one.labels, len(one.active))],
+    metrics.BREAKER_STATES.name: Target.states,
+}
+
+
+@dataclass(slots=True)
+class Ended:
+    """A call that is over, as the metrics see it.
+
+    Attributes:
+        model: as the server named it.
+        first: seconds to the first token.
+        waited: seconds between attempts.
+    """
+
+    event: CallEnded
+    kind: CallKind
+    target: Target
+    usage: Usage
+    model: str | None
+    first: float | None
+    waited: float
+
+
+class Instruments:
+    """All instruments of one provider of meters, in the names of one version of the conventions.
+
+    Attributes:
+        routes: of all clients that live.
+    """
+
+    def __init__(self, meter: Meter, convention: Convention) -> None:
+        self.convention = convention
+        self.routes: weakref.WeakSet[Target] = weakref.WeakSet()
+        self._record: dict[str, Callable[..., None]] = {}
+        for metric in (*convention, *metrics.METRICS):
+            name, unit, when = metric.name, metric.unit, metric.when
+            if metric.instrument == "histogram":
+                made = meter.create_histogram(
+                    name, unit, when, explicit_bucket_boundaries_advisory=list(metric.buckets)
+                )
+                self._record[name] = made.record
+            elif metric.instrument == "counter":
+                self._record[name] = meter.create_counter(name, unit, when).add
+            elif metric.instrument == "gauge":
+                meter.create_observable_gauge(name, [self._observer(metric)], unit, when)
+            else:
+                meter.create_observable_up_down_counter(name, [self._observer(metric)], unit, when)
+
+    def record(self, metric: Metric, value: float, labels: Mapping[str, Any], context: Context | None = None) -> None:
+        """Takes a value in. `context` leads from an exemplar to its trace."""
+        self._record[metric.name](value, labels, context)
+
+    def ended(self, call: Ended, *, number: int, tags: Sequence[str], counts: bool, context: Context) -> None:
+        """The metrics of the client's call of this `number`; the conventions' own only if nobody above counts it."""
+        event, tell = call.event, self.record
+        operation = names.OPERATIONS[call.kind]
+        if call.waited:
+            tell(metrics.RETRY_DELAY, call.waited, {names.PROVIDER: call.target.served[names.PROVIDER]})
+        if number % OVERHEAD_OF == 1:
+            spent = sum(one.total for one in event.attempts) + call.waited
+            tell(metrics.OVERHEAD, max(event.seconds - spent, 0.0), {names.OPERATION: operation})
+        if not counts:
+            return
+        labels: dict[str, Any] = {names.OPERATION: operation, **call.target.served}
+        if call.model is not None:
+            labels[names.RESPONSE_MODEL] = call.target.model_label(call.model)
+        if tags:
+            labels[names.TAG] = ",".join(tags)
+        if event.outcome == "ok":
+            self._tokens(call.usage, labels)
+            if call.kind == "stream" and call.first is not None:
+                tell(self.convention.first_chunk, call.first, labels)
+        elif event.error is not None or event.outcome == "cancelled":
+            labels[names.ERROR_TYPE] = names.error_type(event.error) if event.error is not None else names.CANCELLED
+        convention = self.convention
+        duration = convention.embed_duration if call.kind == "embed" else convention.chat_duration
+        tell(duration, event.seconds, labels, context)
+
+    def _tokens(self, usage: Usage, labels: Mapping[str, Any]) -> None:
+        convention = self.convention
+        for kind, metric, tokens in (
+            ("input", convention.input_tokens, usage.input_tokens),
+            ("output", convention.output_tokens, usage.output_tokens),
+        ):
+            if tokens is not None:
+                more = {names.TOKEN_TYPE: kind} if convention.typed_tokens else {names.MODALITY: "unknown"}
+                self.record(metric, tokens, {**labels, **more})
+
+    def _observer(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(options: CallbackOptions) -> Iterable[Observation]:
+            from opentelemetry.metrics import Observation
+
+            del options
+            return [Observation(value, dict(key)) for key, value in self._sums(metric).items()]
+
+        return observe
+
+    def _sums(self, metric: Metric) -> dict[tuple[tuple[str, str], ...], float]:
+        """What all routes say now; of a queue that several of them share only once."""
+        look = _LOOK[metric.name]
+        sums: dict[tuple[tuple[str, str], ...], float] = {}
+        queues: set[int] = set()
+        for one in list(self.routes):
+            if metric in (metrics.QUEUE_SIZE, metrics.LIMIT):
+                if id(one.leg.bulkhead) in queues:
+                    continue
+                queues.add(id(one.leg.bulkhead))
+            try:
+                found = look(one)
+            except Exception:  # noqa: BLE001, S112  # the clock of a client may belong to the event loop of another thread
+                continue
+            for labels, value in found:
+                key = tuple(labels.items())
+                before = sums.get(key, 0.0)
+                sums[key] = max(before, value) if metric is metrics.BREAKER_STATES else before + value
+        return sums
+
+    def __repr__(self) -> str:
+        return f"Instruments({len(self._record)} recorded, {len(self.routes)} routes)"
+
+
+def instruments(provider: MeterProvider, version: str) -> Instruments:
+    """The instruments of this provider; they are made when it is first asked for them."""
+    made = _MADE.setdefault(provider, {})
+    if version not in made:
+        convention = metrics.CONVENTIONS[version]
+        made[version] = Instruments(provider.get_meter(names.SCOPE, schema_url=convention.schema_url), convention)
+    return made[version]

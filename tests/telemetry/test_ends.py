@@ -1,0 +1,171 @@
+"""A span ends once, whoever ends the stream; it is current for nobody else; and nothing is done for a token."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import warnings
+
+import anyio
+import pytest
+from benchmarks.telemetry import calls_into_opentelemetry
+from opentelemetry import context, trace
+from tests.engine.kit import cancelled_at, client
+
+from resilient_llm import AsyncClient, Client
+from resilient_llm._call import Call
+from resilient_llm.errors import LLMError
+from resilient_llm.telemetry import _semconv as names
+from resilient_llm.testing import FakeBackend, say
+
+from .kit import Otel, check, events, of, seconds
+
+pytestmark = pytest.mark.anyio
+
+
+def endless() -> FakeBackend:
+    return FakeBackend(say(*["a"] * 50, gap=1.0))
+
+
+async def test_a_stream_that_is_left_early_ends_there(otel: Otel) -> None:
+    async with otel.client(endless()).stream("hi") as stream:
+        async for _ in stream:
+            if len(stream.partial) == 3:
+                break
+        assert otel.spans == []
+    check(otel, 1)
+    found = of(otel.call)
+    assert (found[names.OUTCOME], found[names.CHUNKS], seconds(otel.call)) == ("abandoned", 3, pytest.approx(2.0))
+    assert names.FINISH_REASONS not in found
+    assert of(otel.attempts()[0])[names.ATTEMPT_OUTCOME] == "abandoned"
+    assert otel.value("gen_ai.client.operation.duration") == pytest.approx(2.0)
+
+
+async def test_a_stream_that_the_garbage_collector_finds_ends_on_the_loop(otel: Otel) -> None:
+    llm = otel.client(endless())
+    stream = llm.stream("hi")
+    await stream.__aenter__()
+    await anext(stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del stream
+        gc.collect()
+    assert otel.spans == [], "a finaliser must not take the locks of the SDK"
+    await anyio.sleep(1)
+    check(otel, 1)
+    assert of(otel.call)[names.OUTCOME] == "abandoned"
+    assert seconds(otel.call) == 0
+    await llm.aclose()
+
+
+async def test_what_a_finaliser_left_is_done_with_the_next_call(otel: Otel) -> None:
+    llm = otel.client(endless())
+    stream = llm.stream("hi")
+    await stream.__aenter__()
+    stream._soon = None  # its event loop is gone
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del stream
+        gc.collect()
+    await llm.aclose()
+    check(otel, 1)
+
+
+async def test_a_stream_may_be_closed_by_another_task(otel: Otel) -> None:
+    stream = otel.client(endless()).stream("hi")
+    await stream.__aenter__()
+    await anext(stream)
+    async with anyio.create_task_group() as group:
+        group.start_soon(stream.aclose)
+    check(otel, 1)
+
+
+async def test_an_error_of_the_readers_own_ends_it(otel: Otel) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with otel.client(endless()).stream("hi") as stream:
+            async for _ in stream:
+                raise ZeroDivisionError
+    check(otel, 1)
+    assert "exception" not in events(otel.call)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["chat", "stream"])
+async def test_wherever_it_is_cancelled_it_ends_once(whole: bool, otel: Otel) -> None:
+    async def ask(llm: AsyncClient) -> None:
+        if whole:
+            await llm.chat("hi")
+            return
+        async with llm.stream("hi") as stream:
+            async for _ in stream:
+                pass
+
+    number = 0
+    while True:
+        number += 1
+        llm = otel.client(FakeBackend(say("a", "b", gap=1.0), connects=1.0, loads=1.0, local=True))
+        reached = await cancelled_at(number, ask(llm))
+        check(otel, number)
+        if not reached:
+            break
+    assert number > 4
+    assert {of(call)[names.OUTCOME] for call in otel.calls} == {"cancelled", "success"}
+
+
+async def test_a_reader_has_its_own_span_all_along(otel: Otel) -> None:
+    tracer = otel.tracer_provider.get_tracer("the application")
+    with tracer.start_as_current_span("request") as request:
+        before = context.get_current()
+        async with otel.client(endless()).stream("hi") as stream:
+            async for _ in stream:
+                assert trace.get_current_span() is request
+                assert context.get_current() is before
+                break
+        assert context.get_current() is before
+    (call,) = otel.calls
+    assert call.parent is not None
+    assert call.parent.span_id == request.get_span_context().span_id
+
+
+async def test_the_attempt_is_current_while_the_backend_works(otel: Otel) -> None:
+    seen: list[str] = []
+
+    class Curious(FakeBackend):
+        def open(self, *args: object, **options: object) -> object:  # type: ignore[override]
+            seen.append(trace.get_current_span().name)  # type: ignore[attr-defined]
+            return super().open(*args, **options)  # type: ignore[arg-type]
+
+    await otel.client(Curious(say("a"), name="b", model="m")).chat("hi")
+    assert seen == ["attempt fake/m"]
+
+
+def test_a_token_costs_no_call_of_opentelemetry(otel: Otel) -> None:
+    async def read(llm: AsyncClient) -> None:
+        async with llm.stream("hi") as stream:
+            async for _ in stream:
+                pass
+
+    def calls_for(tokens: int) -> int:
+        llm = AsyncClient(FakeBackend(say(*["a"] * tokens)), **otel.providers)
+        return sum(calls_into_opentelemetry(lambda: asyncio.run(read(llm))).values())
+
+    assert 0 < calls_for(5) == calls_for(500)
+
+
+def test_a_call_of_the_sync_client_stands_below_the_span_of_its_caller(otel: Otel) -> None:
+    tracer = otel.tracer_provider.get_tracer("the application")
+    with Client(FakeBackend(say("a")), **otel.providers) as llm, tracer.start_as_current_span("request") as request:
+        llm.chat("hi")
+        with llm.stream("hi") as stream:
+            list(stream)
+    parents = {call.parent.span_id for call in otel.calls if call.parent is not None}
+    assert parents == {request.get_span_context().span_id}
+    assert len(otel.calls) == 2
+
+
+async def test_nothing_of_a_call_is_kept_when_it_is_over(otel: Otel) -> None:
+    llm = client(FakeBackend(say("a")), **otel.providers)
+    with pytest.raises(LLMError):
+        await llm.chat("hi", local_only=True)
+    await llm.chat("hi")
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is Call]
