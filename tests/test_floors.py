@@ -42,6 +42,7 @@ FLOORS: dict[str, int] = {
     "_run": 3,
     "_explain": 3,
     "_stream": 3,
+    "_verdict": 3,
     "_tools": 3,
     "_options": 3,
     "_serving": 3,

@@ -27,6 +27,7 @@ from resilient_llm._replies import AttemptKind
 from resilient_llm._route import Plan
 from resilient_llm._run import Run
 from resilient_llm._types import EmbedRequest
+from resilient_llm._verdict import accept
 from resilient_llm._zones import beyond
 from resilient_llm.policies import plan
 
@@ -66,7 +67,7 @@ class Engine:
         call, broke = run.call, run.leg
         if broke.route.on_break != "restart" or not (error.retryable or error.falls_back):
             return None
-        again = [leg for leg in self._plan(call) if not call.tried(leg)]
+        again = [leg for leg in self._plan(call) if not call.tried(leg) and leg.takes_over(error)]
         if self._wait(broke, call, error, others=False) is not None:
             again.append(broke)
         if not again:
@@ -147,7 +148,7 @@ class Engine:
         async with AsyncExitStack() as stack:
             run = Run(call, leg, kind)
             stack.push(run)
-            request = await run.fit()
+            request = run.sent = await run.fit()
             try:
                 await run.admit(reserve)
             except BaseException:
@@ -165,7 +166,7 @@ class Engine:
                         before = leg.window
                         await leg.ready(request, run.watch)
                         if leg.window != before:
-                            request = await run.fit()
+                            request = run.sent = await run.fit()
                     opening = leg.backend.open(request, run.watch, stream=leg.streams)
                     run.batches = await stack.enter_async_context(opening)
                     await self._read(run, whole=call.whole)
@@ -198,6 +199,7 @@ class Engine:
             while not gathered.over:
                 add(await anext(batches))
                 run.heard = progress()
+            accept(run)
         except StopAsyncIteration:
             raise Truncated("the answer ended without the server saying that it was done") from None
 

@@ -17,6 +17,7 @@ from resilient_llm.policies.breaker import CircuitBreaker, Transition
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, refuse
 from resilient_llm.policies.retry import Retry, RetryBudget
+from resilient_llm.policies.truncation import Counted
 
 HOSTED_SLOTS = 64  # attempts in flight at a hosted origin
 
@@ -45,6 +46,7 @@ class Leg:
         self.bulkhead = route.bulkhead or shared or Bulkhead()
         self.bulkhead.resolve(slots)
         self.guard = route.guard or ContextGuard()
+        self.counted = Counted()
         self.streams = route.streams is not False
         self.space = route.space or self.model
         self.aside_until = -math.inf
@@ -81,6 +83,11 @@ class Leg:
     def learns(self, request: Request, error: LLMError) -> bool:
         """Whether the backend will write this request otherwise, because of how it was refused."""
         return self._learn is not None and bool(self._learn(request, error))
+
+    @property
+    def counts_whole(self) -> bool:
+        """The server's count of a prompt has what it held in its cache, too."""
+        return getattr(self.backend, "counts_whole", True)
 
     def takes_over(self, error: LLMError) -> bool:
         """Whether this route may be worth trying after that error: an overflow needs a larger window, or a rule."""

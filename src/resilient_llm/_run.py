@@ -57,11 +57,12 @@ class Run:
         first: the first events, to be handed over when the attempt is committed.
         stack: what must be left when the stream ends; `None` once it was.
         gathered: the answer so far.
+        sent: the request, as the guard let it through.
     """
 
     __slots__ = (
-        "batches", "begun", "call", "ended", "first", "gathered", "heard", "kind", "leg", "number", "queue", "slot",
-        "stack", "watch",
+        "batches", "begun", "call", "ended", "first", "gathered", "heard", "kind", "leg", "number", "queue", "sent",
+        "slot", "stack", "watch",
     )  # fmt: skip
 
     def __init__(self, call: Call, leg: Leg, kind: AttemptKind) -> None:
@@ -76,6 +77,7 @@ class Run:
         self.stack: AsyncExitStack | None = None
         self.first: Sequence[WireEvent] = ()
         self.gathered = Gathered()
+        self.sent: Request = call.request
         self.ended = False
         if call.tell is not None:
             call.tell(AttemptStarted(call.number, leg.name, self.number, kind))
@@ -234,8 +236,9 @@ class Run:
         failed = sum(one.total for one in self.call.attempts[:-1])
         connect, load, first = last.connect or 0.0, last.load or 0.0, last.first_token
         stream = total - failed - self.call.backoff - last.queue - connect - load - (first or 0.0)
-        server_queue = self.gathered.done.server_queue if self.gathered.done is not None else None
-        return Timings(total, last.queue, load, server_queue, first, self.call.backoff, connect, failed, stream)
+        done = self.gathered.done
+        told = (None, None) if done is None else (done.server_queue, done.load)
+        return Timings(total, last.queue, load, told[0], first, self.call.backoff, connect, failed, stream, told[1])
 
     def reply(self) -> ChatReply:
         """The whole answer; once the attempt has ended."""
