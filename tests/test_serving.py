@@ -11,7 +11,6 @@ import pytest
 
 import resilient_llm.errors
 from resilient_llm import AsyncClient, DeadlineExceeded, LLMError, Route, Timeouts, deadline
-from resilient_llm._serving import STATUS, deadline_from, http_status
 from resilient_llm.errors import (
     AllRoutesFailed,
     AuthFailed,
@@ -22,6 +21,7 @@ from resilient_llm.errors import (
     RateLimited,
     ServerError,
 )
+from resilient_llm.serving import STATUS, deadline_from, http_status
 from resilient_llm.testing import FakeBackend, fail, hang
 
 from .conftest import VIRTUAL

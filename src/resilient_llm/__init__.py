@@ -44,6 +44,7 @@ from resilient_llm.backends.openai import OpenAICompatible
 from resilient_llm.policies.breaker import CircuitBreaker
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, drop_oldest, refuse
+from resilient_llm.policies.rate import RateLimit
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.timeouts import Timeouts
 
@@ -74,6 +75,7 @@ __all__ = [
     "OptionWarning",
     "OutputInvalid",
     "ParsedReply",
+    "RateLimit",
     "RateLimited",
     "ReasoningDelta",
     "ReloadWarning",

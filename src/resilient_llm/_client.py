@@ -14,6 +14,7 @@ import anyio
 from pydantic import ValidationError
 
 from resilient_llm import _deadline
+from resilient_llm._answer import reply_of
 from resilient_llm._call import Call
 from resilient_llm._deadline import Clock, Deadline
 from resilient_llm._engine import Engine
@@ -106,7 +107,7 @@ class AsyncClient:
         finally:
             del messages, options  # an error's traceback shows the locals of this frame to whoever prints them
         with self._call(asked) as call:
-            return (await self._engine.open(call)).reply()
+            return reply_of(await self._engine.open(call))
 
     def stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
         """Asks, and gives the answer as it comes: `async with llm.stream(…) as stream`. Arguments as for `chat`.
@@ -147,7 +148,7 @@ class AsyncClient:
         finally:
             del messages, options
         with self._call(asked) as call:
-            reply = (await self._engine.open(call)).reply()
+            reply = reply_of(await self._engine.open(call))
         try:
             output = adapter.validate_json(reply.text)
         except ValidationError as error:

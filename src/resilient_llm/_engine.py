@@ -148,9 +148,9 @@ class Engine:
         async with AsyncExitStack() as stack:
             run = Run(call, leg, kind)
             stack.push(run)
-            request = run.sent = await run.fit()
             try:
-                await run.admit(reserve)
+                request = await run.fit()
+                await run.admit(reserve, await run.tokens(request))
             except BaseException:
                 if kind == "retry":
                     leg.budget.refund()  # it was never sent
@@ -166,9 +166,8 @@ class Engine:
                         before = leg.window
                         await leg.ready(request, run.watch)
                         if leg.window != before:
-                            request = run.sent = await run.fit()
-                    opening = leg.backend.open(request, run.watch, stream=leg.streams)
-                    run.batches = await stack.enter_async_context(opening)
+                            request = await run.fit()
+                    run.batches = await stack.enter_async_context(run.open(request))
                     await self._read(run, whole=call.whole)
             except LLMError as error:
                 broke = run.broken(error)

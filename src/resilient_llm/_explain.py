@@ -20,6 +20,7 @@ def snapshot(legs: Sequence[Leg], now: float) -> dict[str, dict[str, Any]]:
             "breaker": leg.breaker.snapshot(now),
             "bulkhead": leg.bulkhead.snapshot(),
             "budget": leg.budget.balance,
+            "rate": leg.rate.snapshot(now) if leg.rate is not None else None,
             "aside": max(0.0, leg.aside_until - now),
             **leg.state(),
         }
@@ -41,5 +42,7 @@ def _explain(number: int, leg: Leg) -> str:
         f"   timeouts: connect {limits.connect:g} s,{load} first token {limits.first_token:g} s,"
         f" between tokens {limits.between_tokens:g} s\n"
         f"   retry: {attempts} attempt{'s' * (attempts > 1)}, patience {retry.patience:g} s; {leg.budget!r}\n"
-        f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n   guard: {leg.guard!r}{dialect}"
+        f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n"
+        + (f"   rate: {leg.rate!r}\n" if leg.rate is not None else "")
+        + f"   guard: {leg.guard!r}{dialect}"
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resilient_llm._deadline import Clock
-from resilient_llm._errors import ConfigError, ContextOverflow, LLMError, NoEligibleRoute
+from resilient_llm._errors import ConfigError, ContextOverflow, LLMError, NoEligibleRoute, RateLimited
 from resilient_llm._events import BreakerChanged, RoutePutAside, Tell
 from resilient_llm._needs import why_not
 from resilient_llm._route import Route, backend_of
@@ -19,7 +19,7 @@ from resilient_llm.policies.guard import ContextGuard, refuse
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.truncation import Counted
 
-HOSTED_SLOTS = 64  # attempts in flight at a hosted origin
+HOSTED_SLOTS, HOSTED_MOST = 64, 1000  # attempts in flight at a hosted origin: to begin with, and at most
 
 
 class Leg:
@@ -28,6 +28,7 @@ class Leg:
     Attributes:
         name: unique within the client.
         aside_until: the instant until which the route is tried last.
+        told_until: the instant before which the server said that it will not answer.
     """
 
     def __init__(self, route: Route, name: str, clock: Clock, shared: Bulkhead | None, tell: Tell | None) -> None:
@@ -44,12 +45,13 @@ class Leg:
         self.breaker = route.breaker or CircuitBreaker()
         slots = getattr(backend, "slots", None) or (1 if self.local else HOSTED_SLOTS)
         self.bulkhead = route.bulkhead or shared or Bulkhead()
-        self.bulkhead.resolve(slots)
+        self.bulkhead.resolve(slots, None if self.local else HOSTED_MOST)
+        self.rate = route.rate
         self.guard = route.guard or ContextGuard()
         self.counted = Counted()
         self.streams = route.streams is not False
         self.space = route.space or self.model
-        self.aside_until = -math.inf
+        self.aside_until = self.told_until = -math.inf
         self._clock, self._tell = clock, tell
         self.ready = getattr(backend, "ready", None)
         self.locate = getattr(backend, "locate", None)
@@ -105,6 +107,8 @@ class Leg:
         seconds = plan.aside_for(error)
         if seconds is not None:
             self.aside_until = max(self.aside_until, self._clock() + seconds)
+            if isinstance(error, RateLimited) and error.retry_after is not None:
+                self.told_until = self.aside_until
             if self._tell is not None:
                 self._tell(RoutePutAside(self.name, seconds, error))
 
@@ -138,7 +142,8 @@ class Leg:
             self.breaker.on_change.remove(self._changed)
 
     def __repr__(self) -> str:
-        return f"{self.name}: {self.breaker!r}, {self.bulkhead!r}, {self.budget!r}"
+        rate = f", {self.rate!r}" if self.rate is not None else ""
+        return f"{self.name}: {self.breaker!r}, {self.bulkhead!r}, {self.budget!r}{rate}"
 
 
 def legs_from(routes: Sequence[Route], clock: Clock, tell: Tell | None = None) -> list[Leg]:

@@ -16,6 +16,7 @@ from resilient_llm.backends.providers import PROVIDERS
 from resilient_llm.policies.breaker import CircuitBreaker
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard
+from resilient_llm.policies.rate import RateLimit
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.timeouts import Timeouts
 
@@ -37,6 +38,7 @@ class Route:
         budget: how many repeats there may be. Give one object to several routes to share it.
         breaker: opens when the backend is down. Give one object to several routes to share it.
         bulkhead: how many attempts may be in flight. Routes to one origin share one unless each gives its own.
+        rate: requests and tokens a minute that the provider allows. Default none: what it says with a 429 is kept.
         guard: what happens to a prompt that does not fit the window.
         streams: whether answers are asked for in pieces. Default yes: otherwise a slow answer cannot be told from a
             hang.
@@ -46,6 +48,8 @@ class Route:
         on_truncation: what happens when the server's own figures show that it cut the prompt, or the context while it
             wrote: `warn` tells of it in `reply.degraded`; `fail` makes it a `ContextOverflow`, so that a route with a
             larger window is tried.
+        tells_deadline: how long the caller still waits goes with each request, as `X-Request-Timeout-Ms`, for a server
+            that stops by then. Default no.
         lacks: what the model cannot do although nobody else says so: `tools`, `vision` (images), `schema` (typed
             output). Calls that need it pass this route over.
         space: the vector space of its embeddings. Default the model's name. Once a route of a client has one, only such
@@ -64,11 +68,13 @@ class Route:
     budget: RetryBudget | None = None
     breaker: CircuitBreaker | None = None
     bulkhead: Bulkhead | None = None
+    rate: RateLimit | None = None
     guard: ContextGuard | None = None
     streams: bool | None = None
     falls_back_on: tuple[type[LLMError], ...] = ()
     on_break: OnBreak = "raise"
     on_truncation: OnTruncation = "warn"
+    tells_deadline: bool = False
     lacks: Collection[Need] = ()
     space: str | None = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -19,31 +19,35 @@ import anyio.to_thread
 from resilient_llm._call import Call, outcome_of
 from resilient_llm._errors import (
     BackendFailed,
+    ConnectFailed,
+    ConnectTimeout,
     DeadlineExceeded,
+    DeadlineUnattainable,
     FirstTokenTimeout,
     LLMError,
     Overloaded,
+    RateLimited,
+    Rejected,
     StreamInterrupted,
 )
-from resilient_llm._events import AttemptEnded, AttemptStarted, FirstToken, PromptTrimmed
+from resilient_llm._events import AttemptEnded, AttemptStarted, FirstToken, PromptTrimmed, SlotsChanged
 from resilient_llm._gathered import Gathered
 from resilient_llm._leg import Leg
-from resilient_llm._replies import (
-    Attempt,
-    AttemptKind,
-    ChatReply,
-    ServedBy,
-    Timings,
-)
+from resilient_llm._replies import Attempt, AttemptKind
 from resilient_llm._types import ChatRequest, Request
 from resilient_llm._watch import Watch
 from resilient_llm.backends.base import Batches
+from resilient_llm.policies._admission import Admission, Ticket
 from resilient_llm.policies.breaker import Permit
 from resilient_llm.policies.bulkhead import Slot
-from resilient_llm.policies.tokens import size
+from resilient_llm.policies.guard import ANSWER
+from resilient_llm.policies.tokens import estimate, size
 from resilient_llm.wire import WireEvent
+from resilient_llm.wire._patience import say_left
 
 T = TypeVar("T")
+THROTTLES = (RateLimited, Overloaded)  # a server's way of saying that there is too much at once
+UNSENT = (ConnectFailed, ConnectTimeout, Rejected)  # the server has not counted it
 HEAVY = 256_000  # characters that are counted on the loop: about 50 ms
 SLOW = 5.0  # seconds without an event after which an attempt that someone cuts says something about the server
 log = logging.getLogger("resilient_llm")
@@ -71,7 +75,7 @@ class Run:
         self.begun = call.clock()
         self.queue = 0.0
         self.heard: float | None = None  # when the last event came
-        self.slot: Slot[Permit] | None = None
+        self.slot: Slot[Ticket] | None = None
         self.watch: Watch = None  # type: ignore[assignment]  # there is one as soon as it is admitted
         self.batches: Batches | None = None
         self.stack: AsyncExitStack | None = None
@@ -97,44 +101,73 @@ class Run:
         if not isinstance(request, ChatRequest) or leg.guard.fits_surely(request, leg.window):
             return request
         fit = partial(leg.guard.fit, request, leg.window, call.estimates)
-        fitted = fit() if size(request) <= HEAVY else await self._in_thread(fit)
+        fitted = await self._aside(fit, size(request))
         if call.tell is not None and fitted is not request:
             call.tell(PromptTrimmed(call.number, leg.name, len(request.messages), len(fitted.messages)))
         return fitted
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    async def tokens(self, request: Request) -> int:
+        """About how many tokens the attempt may use, prompt and answer together; 0 where no limit wants to know."""
+        rate = self.leg.rate
+        if rate is None or rate.tokens_per_minute is None:
+            return 0
+        if isinstance(request, ChatRequest):
+            answer = ANSWER if request.max_tokens is None else request.max_tokens
+            return answer + await self._aside(partial(self.call.estimates, request), size(request))
+        return await self._aside(lambda: sum(map(estimate, request.texts)), sum(map(len, request.texts)))
+
+    async def _aside(self, count: Callable[[], T], chars: int) -> T:
+        """What `count` gives, which is done in a thread if there is much to count."""
+        if chars <= HEAVY:
+            return count()
         with anyio.move_on_after(self.call.deadline.first_by - self.call.clock()):
-            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+            return await anyio.to_thread.run_sync(count, abandon_on_cancel=True)
         raise DeadlineExceeded("the deadline came while the prompt was counted", phase="queue")
 
-    async def admit(self, reserve: float) -> None:
-        """Waits for its turn at the origin, then takes slot and permit in one step.
+    async def admit(self, reserve: float, tokens: int) -> None:
+        """Waits for its turn at the origin, then takes slot, permit and room in the rate limit in one step.
 
         Raises:
             CircuitOpen: the breaker is open, or opened while it waited.
+            DeadlineUnattainable: the server said that it answers again after the deadline, or the rate limit has no
+                room before it.
+            RateLimited: `oversize`; the request alone is over the rate limit.
             Overloaded: no slot in time, and `reserve` seconds are kept for the next route.
             DeadlineExceeded: no slot by the deadline.
         """
-        call, leg = self.call, self.leg
-        self.slot = leg.bulkhead.try_acquire(leg.breaker.admit, self.begun)
+        call, leg, now = self.call, self.leg, self.call.clock()
+        by = call.deadline.first_token_by(reserve)
+        if leg.told_until > min(by, call.deadline.ambient):
+            wait, left = leg.told_until - now, min(by, call.deadline.ambient) - now
+            raise DeadlineUnattainable(
+                f"the server said to come back in {wait:.3g} s, but {left:.3g} s are left", retry_after=wait
+            )
+        admission = Admission(leg.breaker, leg.rate, tokens, by)
+        self.slot = leg.bulkhead.try_acquire(admission.take, now)
         if self.slot is None:
-            by = call.deadline.first_token_by(reserve)
             try:
-                self.slot = await leg.bulkhead.acquire(
-                    leg.breaker.admit, leg.breaker.check, deadline=by, clock=call.clock
-                )
+                self.slot = await leg.bulkhead.acquire(admission.take, admission.peek, deadline=by, clock=call.clock)
             except DeadlineExceeded:
                 self.queue = call.clock() - self.begun
                 if not reserve:
                     raise
                 raise Overloaded(f"no free slot within {self.queue:.3g} s", fault="nobody", retryable=False) from None
             self.queue = call.clock() - self.begun
-        if self.slot.held.role == "probe":
+        if self.slot.held.permit.role == "probe":
             self.kind = "probe"
         limits = leg.thinking if isinstance(call.request, ChatRequest) and call.request.reasoning else leg.limits
         if not leg.streams or not isinstance(call.request, ChatRequest):
             limits = limits.unary()
         self.watch = Watch(call.deadline, limits, call.clock, reserve=reserve, zone=call.zone)
+
+    def open(self, request: Request) -> AbstractAsyncContextManager[Batches]:
+        """The attempt itself, not yet begun."""
+        leg, deadline = self.leg, self.call.deadline
+        self.sent = request
+        if leg.route.tells_deadline:
+            left = say_left(min(deadline.at, deadline.ambient) - self.call.clock())
+            self.watch.headers += tuple((name.encode(), value.encode()) for name, value in left.items())
+        return leg.backend.open(request, self.watch, stream=leg.streams)
 
     def first_token(self, batch: Sequence[WireEvent]) -> None:
         """The first events are there: from now on the attempt owns all the time that is left."""
@@ -143,8 +176,8 @@ class Run:
         self.call.deadline = self.call.deadline.begun()
         self.first = batch
         self.gathered.add(batch)
-        if self.slot is not None and self.slot.held.role == "probe":
-            self.slot.held.success(self.heard)
+        if self.slot is not None and self.slot.held.permit.role == "probe":
+            self.slot.held.permit.success(self.heard)
         call = self.call
         if call.tell is not None:
             call.tell(FirstToken(call.number, self.leg.name, self.number, self.heard - call.started))
@@ -180,7 +213,8 @@ class Run:
             self.watch.finish()
         failure = error if isinstance(error, LLMError) else None
         if self.slot is not None:
-            self._judge(self.slot.held, error, now)
+            self._judge(self.slot.held.permit, error, now)
+            self._settle(self.slot, error, now)
             self.slot.release(now)
             self.slot = None
         call = self.call
@@ -211,6 +245,26 @@ class Run:
         else:
             permit.release()
 
+    def _settle(self, slot: Slot[Ticket], error: BaseException | None, now: float) -> None:
+        """What the attempt says about the server's limits."""
+        bulkhead, before = self.leg.bulkhead, self.leg.bulkhead.slots
+        if isinstance(error, THROTTLES) and not getattr(error, "oversize", False):
+            bulkhead.throttled(slot, now)
+        elif error is None:
+            bulkhead.answered(now)
+        after = bulkhead.slots
+        if after != before and before is not None and after is not None and self.call.tell is not None:
+            self.call.tell(SlotsChanged(self.leg.name, before, after))
+        if slot.held.reservation is not None and not isinstance(error, UNSENT):
+            slot.held.reservation.settle(self._used(), now)
+
+    def _used(self) -> int | None:
+        """Tokens that the server counted, as far as it says."""
+        said = self.gathered.done or self.gathered.vectors
+        if said is None or said.usage.input_tokens is None:
+            return None
+        return said.usage.input_tokens + (said.usage.output_tokens or 0)
+
     def _silent_since(self) -> float:
         return self.heard if self.heard is not None else self.begun + self.queue
 
@@ -228,42 +282,6 @@ class Run:
             first_token=spent.get("first_token") if self.heard is not None else None,
             total=now - self.begun,
         )
-
-    def timings(self) -> Timings:
-        """Where the time of the call went. The parts add up to the total; what is left over is the reading."""
-        total = self.call.clock() - self.call.started
-        last = self.call.attempts[-1]
-        failed = sum(one.total for one in self.call.attempts[:-1])
-        connect, load, first = last.connect or 0.0, last.load or 0.0, last.first_token
-        stream = total - failed - self.call.backoff - last.queue - connect - load - (first or 0.0)
-        done = self.gathered.done
-        told = (None, None) if done is None else (done.server_queue, done.load)
-        return Timings(total, last.queue, load, told[0], first, self.call.backoff, connect, failed, stream, told[1])
-
-    def reply(self) -> ChatReply:
-        """The whole answer; once the attempt has ended."""
-        gathered, leg, done = self.gathered, self.leg, self.gathered.done
-        assert done is not None
-        request = self.call.request
-        seed = request.seed if isinstance(request, ChatRequest) else None
-        degraded = (*done.degraded, "restarted") if self.call.restarted else done.degraded
-        return ChatReply(
-            text="".join(gathered.texts),
-            reasoning="".join(gathered.thoughts) or None,
-            tool_calls=tuple(gathered.calls),
-            finish_reason=done.finish_reason,
-            usage=done.usage,
-            model=done.model or leg.model,
-            route=leg.name,
-            served_by=ServedBy(
-                route=leg.name, model=done.model or leg.model, provider=leg.provider, seed=seed,
-                fingerprint=done.fingerprint, **leg.served(),
-            ),
-            attempts=tuple(self.call.attempts),
-            timings=self.timings(),
-            degraded=degraded,
-            request_id=self.request_id,
-        )  # fmt: skip
 
     @property
     def request_id(self) -> str | None:

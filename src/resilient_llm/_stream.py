@@ -8,13 +8,15 @@ holding it any more) everything is given back.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
+from resilient_llm._answer import reply_of
 from resilient_llm._detached import Detached
-from resilient_llm._errors import ConfigError, LLMError, Truncated
+from resilient_llm._errors import ConfigError, LLMError, StreamInterrupted, Truncated
 from resilient_llm._loops import here
 from resilient_llm._replies import ChatReply, Done, Event, Restarted, TextDelta
 from resilient_llm._run import Run
@@ -45,6 +47,8 @@ class ChatStream:
         self._start, self._restart = start, restart
         self._run: Run | None = None
         self._entered = False
+        self._reading = False
+        self._lost: LLMError | None = None  # what ended it while nobody read
         self._waiting: deque[Any] = deque()
         self._reply: ChatReply | None = None
         self._soon: Callable[[Callable[[], object]], None] | None = None
@@ -54,9 +58,14 @@ class ChatStream:
             raise ConfigError("stream: it was entered before; ask for a new one")
         self._entered = True
         self._soon = here()
-        self._run = await self._start()
-        self._waiting.extend(self._run.first)
+        self._begins(await self._start())
         return self
+
+    def _begins(self, run: Run) -> None:
+        self._run = run
+        self._waiting.extend(run.first)
+        if run.slot is not None:
+            run.leg.bulkhead.read_by(_Reader(self), run.slot)
 
     def __aiter__(self) -> Self:
         return self
@@ -66,6 +75,9 @@ class ChatStream:
             if self._run is None or self._run.ended:
                 if not self._entered:
                     raise ConfigError("stream: enter it first: async with llm.stream(…) as stream")
+                if self._lost is not None:
+                    lost, self._lost = self._lost, None
+                    raise lost
                 raise StopAsyncIteration
             await self._pull(self._run)
         event: Event = self._waiting.popleft()
@@ -76,6 +88,7 @@ class ChatStream:
     async def _pull(self, run: Run) -> None:
         """Reads the next batch; what breaks here ends the stream, or restarts it where the route says so."""
         assert run.batches is not None
+        self._reading = True
         try:
             with run.watch.step() as scope:
                 batch = await anext(run.batches)
@@ -93,6 +106,8 @@ class ChatStream:
             await self._leave(run, error)
             run.call.end(error)
             raise
+        finally:
+            self._reading = False
 
     async def _broke(self, run: Run, error: LLMError) -> None:
         await self._leave(run, error)
@@ -103,9 +118,8 @@ class ChatStream:
         except BaseException as last:
             run.call.end(last)
             raise
-        self._run = again
         self._waiting.append(Restarted(again.leg.name, error))
-        self._waiting.extend(again.first)
+        self._begins(again)
 
     async def _leave(self, run: Run, error: BaseException | None) -> None:
         """Gives back what the attempt holds, telling it how it ended."""
@@ -123,7 +137,7 @@ class ChatStream:
             await self._broke(run, error)
             return False
         await self._leave(run, None)
-        self._reply = run.reply()
+        self._reply = reply_of(run)
         run.call.end()
         return True
 
@@ -171,19 +185,51 @@ class ChatStream:
         if run is None or run.stack is None:
             return
         shown = repr(self)
+        self._drop(run, GeneratorExit())
+        # Last, because where warnings are errors it raises.
+        warnings.warn(f"{shown} was dropped without being closed; use async with", ResourceWarning, 2, source=self)
+
+    def _drop(self, run: Run, error: BaseException) -> None:
+        """Gives everything back where nothing can be awaited: slot, permit and span now, the connection soon."""
         stack, run.stack = run.stack, None
-        run.__exit__(GeneratorExit, GeneratorExit(), None)  # slot, permit and span: now; nothing can be awaited here
-        run.call.end(left=True)
+        if stack is None:
+            return
+        run.__exit__(type(error), error, None)
+        run.call.end(error)
         if self._soon is not None:
             self._soon(lambda: _DROPPED.spawn(stack.aclose))
             if run.call.trace is not None:
                 self._soon(run.call.trace.settle)
-        # Last, because where warnings are errors it raises.
-        warnings.warn(f"{shown} was dropped without being closed; use async with", ResourceWarning, 2, source=self)
 
     def __repr__(self) -> str:
         state = "not entered" if not self._entered else "over" if self._run is None or self._run.ended else "open"
         return f"ChatStream({state}, {len(self.partial)} chars, {self.route})"
+
+
+class _Reader:
+    """What the bulkhead sees of a stream whose slot others wait for. It does not keep a stream that was dropped."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: ChatStream) -> None:
+        self._stream = weakref.ref(stream)
+
+    def progress(self) -> object:
+        """Changes whenever an event is read; `None` while the stream waits for the server."""
+        stream = self._stream()
+        if stream is None or stream._run is None or stream._reading:
+            return None
+        return stream._run.heard, len(stream._waiting)
+
+    def revoke(self) -> None:
+        """Ends the stream; its reader is told when he comes back."""
+        stream = self._stream()
+        if stream is not None and stream._run is not None:
+            lost = StreamInterrupted(
+                "nobody read it for 60 s while others waited for its slot", fault="nobody", retryable=False
+            )
+            stream._lost = stream._run.broken(lost)
+            stream._drop(stream._run, lost)
 
 
 class Texts:

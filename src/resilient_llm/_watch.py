@@ -49,6 +49,7 @@ class Watch:
 
     Attributes:
         limits: of the phases.
+        headers: sent with the request, beside the backend's own.
         phase: what the attempt is doing.
         spent: seconds spent in each phase that is over.
         trace: the attempt in a trace, if anybody looks at it there: headers to be sent with a request, and where its
@@ -56,8 +57,8 @@ class Watch:
     """
 
     __slots__ = (
-        "_deadline", "_ends", "_offset", "_rearm", "_reserve", "_scope", "_since", "clock", "limits", "phase", "spent",
-        "trace", "zone",
+        "_deadline", "_ends", "_offset", "_rearm", "_reserve", "_scope", "_since", "clock", "headers",
+        "limits", "phase", "spent", "trace", "zone",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +66,7 @@ class Watch:
     ) -> None:
         self.clock = clock
         self.zone = zone
+        self.headers: tuple[tuple[bytes, bytes], ...] = ()
         self.trace: Any = None
         self.phase: Phase = "first_token"
         self.spent: dict[Phase, float] = {}

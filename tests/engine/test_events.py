@@ -61,7 +61,7 @@ async def test_a_repeat_and_a_fallback_are_told_in_order(ask: Ask) -> None:
     assert short(told) == [
         "CallStarted",
         "AttemptStarted", "AttemptEnded", "RetryPlanned",
-        "AttemptStarted", "AttemptEnded", "RoutePutAside", "FellBack",
+        "AttemptStarted", "SlotsChanged", "AttemptEnded", "RoutePutAside", "FellBack",
         "AttemptStarted", "FirstToken", "AttemptEnded",
         "CallEnded",
     ]  # fmt: skip

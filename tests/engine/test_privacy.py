@@ -117,11 +117,17 @@ async def test_no_error_shows_a_key_a_prompt_or_an_answer(
                         error = await error_of(ask(llm, MESSAGES, timeout=0.1, tools=[TOOL]))
                         assert_silent(*shown(error))
                         server.listen_again()
-                server.then(stall(ANSWER))
-                async with AsyncClient(route) as llm:
+            # Servers of their own: the last step for one that a busy machine cut off too early would still be waiting.
+            for slow, backend in (
+                (FakeOllama(stall(ANSWER)), lambda url: Ollama("llama3.2", base_url=url, **given)),
+                (FakeOpenAI(stall(ANSWER)), lambda url: OpenAICompatible("m", base_url=url, **given)),
+            ):
+                with slow as server:
+                    llm = AsyncClient(backend(server.url))
                     with pytest.raises(TimeoutError) as caught, anyio.fail_after(0.05):  # the caller's own scope
                         await ask(llm, MESSAGES)
                     assert_silent(*shown(caught.value))
+                    await llm.aclose()
     assert_silent(caplog.text)
     assert any(one.name == "resilient_llm" for one in caplog.records)
 

@@ -146,7 +146,7 @@ def bulkhead_state(machine: BulkheadMachine) -> Hashable:
     bulkhead, model = machine.bulkhead, machine.model
     left = {number: model.deadlines[number] - machine.now for number in model.waiting}
     return (
-        len(bulkhead._free),
+        bulkhead._tokens.balance,
         tuple(waiter.end is None for waiter in bulkhead._queue),
         tuple((model.groups[number], max(0.0, min(left[number], 2 * FAR))) for number in model.waiting),
         frozenset(model.shut),

@@ -18,6 +18,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import anyio
+
 from resilient_llm._detached import running_loop
 from resilient_llm._errors import ClientClosed, ConfigError, NoEligibleRoute
 from resilient_llm._types import Zone
@@ -108,7 +110,12 @@ class _Handshake:
         self._inner, self._watch, self._before = inner, watch, before
 
     async def start_tls(self, *args: Any, **kwargs: Any) -> _Stream:
-        secured = await self._inner.start_tls(*args, **kwargs)
+        try:
+            secured = await self._inner.start_tls(*args, **kwargs)
+        except BaseException:  # a cancelled handshake is closed by nobody else; on plain TCP that waits for nothing
+            with anyio.CancelScope(shield=True):
+                await self._inner.aclose()
+            raise
         self._watch.enter(self._before)
         return _Stream(secured)
 
@@ -184,7 +191,7 @@ class OwnTransport:
         if url is None:
             url = httpcore2.URL(scheme=at.scheme, host=at.host, port=at.port, target=at.prefix + path)
             self._urls[path] = url
-        headers = [*at.headers, (b"Content-Length", b"%d" % len(body))]
+        headers = [*at.headers, *watch.headers, (b"Content-Length", b"%d" % len(body))]
         if watch.trace is not None:
             headers += _told(watch.trace, method, at.url + path)
         token = _WATCH.set(watch)
@@ -255,7 +262,7 @@ class UserTransport:
         client, at = self._client, self._endpoint
         traced = _told(watch.trace, method, at.url + path) if watch.trace is not None else ()
         request = client.build_request(
-            method.decode(), at.url + path, content=body, headers=[*at.headers[1:], *traced],
+            method.decode(), at.url + path, content=body, headers=[*at.headers[1:], *watch.headers, *traced],
             timeout=(watch.limits.connect, None, None, client.timeout.pool),
         )  # fmt: skip
         response = await client.send(request, **self._how)

@@ -6,11 +6,13 @@ ends it and an opening breaker empties it.
 Rules of the file:
   1. At the head of the queue one synchronous step takes everything that an attempt needs, or nothing.
   2. A free slot goes to the first waiter that is still there in the same step in which it became free; only the
-     wake-up travels to the waiter's own loop.
+     wake-up travels to the waiter's own loop. Who is at the head and needs more than a slot (room in a rate limit, a
+     slot of another process) looks again by itself; nobody overtakes it.
   3. A waiter's end is decided once: a slot, an error, or its leaving. Who comes second gives back what it brought.
   4. Giving back never waits for a lock: a finaliser may do it, and one can run inside the step that holds the lock.
-     Free slots are tokens in a deque, whose `append` and `pop` are atomic; who holds the lock dispatches afterwards.
+     Who holds the lock dispatches afterwards.
   5. Nothing belongs to an event loop but a waiter's event; foreign code never runs under the lock.
+  6. A stream that nobody reads keeps its slot while nobody else wants it, and then 60 s.
 """
 
 from __future__ import annotations
@@ -18,95 +20,22 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
-
-import anyio
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resilient_llm._deadline import Clock
-from resilient_llm._errors import ConfigError, DeadlineExceeded, LLMError
+from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._fork import forgets
-from resilient_llm._loops import here
+from resilient_llm.policies._slots import BulkheadSnapshot, Held, Limit, Reader, Slot, Tokens, Waiter, whole
 
+if TYPE_CHECKING:
+    from resilient_llm.policies._shared import SharedSlots
+
+__all__ = ["Bulkhead", "BulkheadSnapshot", "Slot"]
+
+LOOK = 15.0  # seconds between two looks for such streams
 _GONE = LLMError("the caller left the queue")
 _TIDY_ABOVE = 64  # waiters that have left; fewer are not worth a pass over the queue
-
-
-class Held(Protocol):
-    """What is taken together with a slot, such as a breaker's permit."""
-
-    def release(self) -> None:
-        """Gives it back without a verdict; nothing if it had one before."""
-
-
 T = TypeVar("T", bound=Held)
-
-
-@dataclass(frozen=True, slots=True)
-class BulkheadSnapshot:
-    """How full it is."""
-
-    slots: int | None
-    inflight: int
-    queued: int
-
-
-class Slot(Generic[T]):
-    """The right to have one attempt in flight.
-
-    Attributes:
-        held: what was taken with it.
-    """
-
-    __slots__ = ("_owner", "held")
-
-    def __init__(self, owner: Bulkhead, held: T) -> None:
-        self._owner = [(owner, owner._free)]
-        self.held = held
-
-    def release(self, now: float) -> None:
-        """Gives the slot back, and what is held with it. From any thread, loop or finaliser; once is enough."""
-        try:
-            owner, free = self._owner.pop()  # atomic: only the first of two threads gets it
-        except IndexError:
-            return
-        try:
-            self.held.release()
-        finally:
-            free.append(None)  # to where it was taken from: after a fork that is not the owner's any more
-            owner._dispatch(now)
-
-    def __repr__(self) -> str:
-        return f"Slot({'held' if self._owner else 'released'})"
-
-
-class _Waiter(Generic[T]):
-    """Who waits, until its end is decided."""
-
-    __slots__ = ("_end", "_soon", "began", "deadline", "event", "peek", "take")
-
-    def __init__(
-        self, take: Callable[[float], T], peek: Callable[[float], LLMError | None], began: float, deadline: float
-    ) -> None:
-        self.take, self.peek, self.began, self.deadline = take, peek, began, deadline
-        self._soon, self.event = here(), anyio.Event()
-        self._end: dict[str, Slot[T] | BaseException] = {}
-
-    @property
-    def end(self) -> Slot[T] | BaseException | None:
-        """What was decided; `None` while it waits."""
-        return self._end.get("")
-
-    def settle(self, end: Slot[T] | BaseException) -> bool:
-        """Decides its end, unless it was decided before."""
-        if self._end.setdefault("", end) is not end:  # atomic, unlike a test and an assignment
-            return False
-        self._soon(self.event.set)
-        return True
-
-    def expired(self, now: float) -> DeadlineExceeded:
-        """The error for waiting too long."""
-        return DeadlineExceeded(f"no free slot within {now - self.began:.3g} s", phase="queue")
 
 
 class Bulkhead:
@@ -116,64 +45,98 @@ class Bulkhead:
 
     Args:
         slots: from 1. Default: what the server can do at once, 1 local (`OLLAMA_NUM_PARALLEL`'s default), 64 hosted.
+        max_slots: the number may move, up to here: it shrinks to 70 % when the server answers 429 or 503, and grows by
+            one for as many answers as there are slots. Default: 1,000 hosted; a local number, and one that you give
+            without this, is fixed.
+        shared: a name. All processes of this user on this machine that use it have `slots` together, by file locks
+            that the kernel frees when one dies (POSIX only). The number is then fixed.
 
     Raises:
-        ConfigError: `slots` is not a whole number of 1 or more.
+        ConfigError: a number is not whole or below 1, or `max_slots` is below `slots`; or `shared` cannot be had.
     """
 
-    def __init__(self, slots: int | None = None) -> None:
-        self.slots: int | None = None
-        self._free: deque[None] = deque()
-        self._queue: deque[_Waiter[Held]] = deque()
+    def __init__(self, slots: int | None = None, max_slots: int | None = None, shared: str | None = None) -> None:
+        whole(slots=slots, max_slots=max_slots)
+        if slots is not None and max_slots is not None and max_slots < slots:
+            raise ConfigError(f"max_slots: {max_slots!r} is below the {slots!r} slots to begin with")
+        if shared is not None and max_slots is not None:
+            raise ConfigError(
+                "max_slots: a number that processes share is fixed; leave one of max_slots and shared out"
+            )
+        self._limit = Limit(0)  # not known yet
+        self._shared: SharedSlots | None = None
+        if shared is not None:
+            from resilient_llm.policies._shared import SharedSlots  # few need it, and what it imports is not small
+
+            self._shared = SharedSlots(shared)
+        self._given = slots, max_slots
+        self._tokens = Tokens()
+        self._queue: deque[Waiter[Any]] = deque()
+        self._read: set[Slot[Any]] = set()  # slots of streams
         self._lock = threading.Lock()  # for what changes the queue
         self._left = 0  # waiters that have left, roughly
         if slots is not None:
             self.resolve(slots)
         forgets(self)
 
+    @property
+    def slots(self) -> int | None:
+        """How many attempts may be in flight now; `None` while nobody has said."""
+        return self._limit.slots or None
+
     def after_fork(self) -> None:
         """In the child nobody holds a slot and nobody waits."""
-        self._free, self._queue = deque([None] * (self.slots or 0)), deque()
+        self._tokens, self._queue, self._read = Tokens(self.slots or 0), deque(), set()
         self._lock, self._left = threading.Lock(), 0
 
-    def resolve(self, slots: int) -> None:
+    def resolve(self, slots: int, max_slots: int | None = None) -> None:
         """Sets the number of slots, unless the user or an earlier owner did.
 
-        Raises:
-            ConfigError: `slots` is not a whole number of 1 or more.
-        """
-        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
-            raise ConfigError(f"slots: {slots!r} is not a whole number of 1 or more")
-        with self._lock:
-            if self.slots is None:
-                self.slots = slots
-                self._free.extend([None] * slots)
+        Args:
+            slots: what the server can do at once.
+            max_slots: how far the number may grow, where the user gave neither.
 
-    def try_acquire(self, take: Callable[[float], T], now: float) -> Slot[T] | None:
+        Raises:
+            ConfigError: a number is not whole or below 1.
+        """
+        whole(slots=slots)
+        with self._lock:
+            if self._limit.slots:
+                return
+            ceiling = max_slots if self._given == (None, None) else self._given[1]
+            if self._shared is not None:
+                self._shared.slots, ceiling = slots, None
+            self._limit = Limit(slots if ceiling is None else min(slots, ceiling), ceiling)
+            self._tokens = Tokens(self._limit.slots)
+
+    def try_acquire(self, take: Callable[[float], T | float], now: float) -> Slot[T] | None:
         """A slot at once, or `None`: all are taken or others wait. `take(now)` is called only if there is one.
 
         Raises:
             LLMError: whatever `take` raises; the slot is then free again.
         """
-        if self._queue:
+        if self._queue or not self._tokens.take():
             return None
         try:
-            self._free.pop()
-        except IndexError:
-            return None
-        try:
-            return self._grant(take, now)
+            granted = self._grant(take, now)
         except BaseException:
             self._dispatch(now)
             raise
+        return granted if isinstance(granted, Slot) else None
 
     async def acquire(
-        self, take: Callable[[float], T], peek: Callable[[float], LLMError | None], *, deadline: float, clock: Clock
+        self,
+        take: Callable[[float], T | float],
+        peek: Callable[[float], LLMError | None],
+        *,
+        deadline: float,
+        clock: Clock,
     ) -> Slot[T]:
         """Waits for a slot. Cancelled while it waits, or at the moment of getting one, it holds nothing.
 
         Args:
-            take: takes what else the attempt needs, at the head of the queue, in one step with the slot.
+            take: takes what else the attempt needs, at the head of the queue, in one step with the slot; or gives the
+                instant at which it is worth asking again.
             peek: why the waiting is in vain, or `None`; takes nothing. Asked on entering and on `recheck`.
             deadline: the instant on `clock` at which the waiting ends.
             clock: the clock of every instant here.
@@ -183,34 +146,36 @@ class Bulkhead:
             LLMError: what `take` raised or `peek` returned.
             ConfigError: nobody has said how many slots there are.
         """
-        if self.slots is None:
+        if not self._limit.slots:
             raise ConfigError("slots: not known; use Bulkhead(slots) when it stands alone")
         now = clock()
         if (refusal := peek(now)) is not None:
             raise refusal
-        waiter = _Waiter(take, peek, now, deadline)
+        waiter = Waiter(take, peek, now, deadline)
         if deadline <= now:
             raise waiter.expired(now)
         with self._lock:
-            self._queue.append(waiter)  # type: ignore[arg-type]  # the queue holds waiters for different things
-        end = await self._wait(waiter, clock)
-        if isinstance(end, Slot):
+            self._queue.append(waiter)
+        if isinstance(end := await self._wait(waiter, clock), Slot):
             return end
         raise end
 
-    async def _wait(self, waiter: _Waiter[T], clock: Clock) -> Slot[T] | BaseException:
+    async def _wait(self, waiter: Waiter[T], clock: Clock) -> Slot[T] | BaseException:
+        now = waiter.began
         try:
-            self._dispatch(waiter.began)
-            if waiter.end is None:
-                with anyio.move_on_after(waiter.deadline - waiter.began):
-                    await waiter.event.wait()
+            self._dispatch(now)
+            while waiter.end is None:
+                now, came = await waiter.wait(now, LOOK, clock)
+                if waiter.end is None and now >= waiter.deadline:
+                    self._leave(waiter, waiter.expired(now), now)
+                elif came:
+                    for slot in tuple(self._read):
+                        slot.look(now)
+                    self._dispatch(now)
         except BaseException:
             if not self._leave(waiter, _GONE, clock()) and isinstance(waiter.end, Slot):
                 waiter.end.release(clock())
             raise
-        if waiter.end is None:
-            self._leave(waiter, waiter.expired(clock()), clock())
-        assert waiter.end is not None  # by now somebody has decided it
         return waiter.end
 
     def recheck(self, now: float) -> None:
@@ -219,10 +184,30 @@ class Bulkhead:
             if (refusal := waiter.peek(now)) is not None:
                 self._leave(waiter, refusal, now)
 
+    def read_by(self, reader: Reader, slot: Slot[Any]) -> None:
+        """The slot belongs to a stream now, which its reader may forget."""
+        self._read.add(slot)
+        slot.reader = reader
+
+    def throttled(self, slot: Slot[Any], now: float) -> None:
+        """The server said to the attempt of this slot that there is too much."""
+        self._tokens.resize(self._limit.throttled(slot.began, now))
+
+    def answered(self, now: float) -> None:
+        """The server answered an attempt whose slot is still held."""
+        self._tokens.resize(self._limit.answered(self.inflight))
+        self._dispatch(now)
+
+    def give_back(self, slot: Slot[Any], tokens: Tokens, now: float) -> None:
+        """A slot is free again. Called by it, once."""
+        self._read.discard(slot)
+        tokens.give()  # to where it was taken from: after a fork these are not ours any more
+        self._dispatch(now)
+
     @property
     def inflight(self) -> int:
         """Slots that are taken."""
-        return (self.slots or 0) - len(self._free)
+        return (self.slots or 0) - self._tokens.balance
 
     @property
     def queued(self) -> int:
@@ -233,59 +218,74 @@ class Bulkhead:
         """How full it is."""
         return BulkheadSnapshot(self.slots, self.inflight, self.queued)
 
-    def _waiting(self) -> list[_Waiter[Held]]:
+    def _waiting(self) -> list[Waiter[Any]]:
         while True:
             try:
                 return [waiter for waiter in tuple(self._queue) if waiter.end is None]
             except RuntimeError:  # another thread changed the queue meanwhile
                 continue
 
-    def _grant(self, take: Callable[[float], T], now: float) -> Slot[T]:
-        """With a token in hand: takes the rest, or puts the token back."""
+    def _grant(self, take: Callable[[float], T | float], now: float) -> Slot[T] | float:
+        """With a token in hand: takes the rest, or puts the token back and says when to ask again."""
+        tokens, place, slot = self._tokens, None, None
         try:
-            return Slot(self, take(now))
-        except BaseException:
-            self._free.append(None)
-            raise
+            if self._shared is not None and (place := self._shared.try_take()) is None:
+                return now + self._shared.poll()
+            held = take(now)
+            if isinstance(held, (int, float)):
+                return held
+            slot = Slot(self, tokens, held, now, place)
+            return slot
+        finally:
+            if slot is None:
+                if place is not None:
+                    place.release()
+                tokens.give()
 
     def _dispatch(self, now: float) -> None:
         """Grants free slots to waiters. Returns at once if another thread is choosing: that one then goes on."""
-        while self._queue and self._free and self._lock.acquire(blocking=False):
+        while self._queue and self._tokens and self._lock.acquire(blocking=False):
             try:
                 waiter = self._next()
             finally:
                 self._lock.release()
-            if waiter is not None:
-                self._serve(waiter, now)
+            if waiter is not None and not self._serve(waiter, now):
+                return
 
-    def _next(self) -> _Waiter[Held] | None:
+    def _next(self) -> Waiter[Any] | None:
         """The first who still waits, and a token for it."""
         while self._queue and self._queue[0].end is not None:
             self._queue.popleft()
-        if not self._queue:
-            return None
-        try:
-            self._free.pop()
-        except IndexError:  # `try_acquire` was faster
+        if not self._queue or not self._tokens.take():  # or `try_acquire` was faster
             return None
         return self._queue.popleft()
 
-    def _serve(self, waiter: _Waiter[Held], now: float) -> None:
+    def _serve(self, waiter: Waiter[Any], now: float) -> bool:
+        """Decides its end, or puts it back to the head: then nobody else is served."""
         if waiter.deadline <= now:
-            self._free.append(None)
+            self._tokens.give()
             waiter.settle(waiter.expired(now))
-            return
+            return True
+        if waiter.put_off_beyond(now):
+            self._tokens.give()
+            self._queue.appendleft(waiter)
+            return waiter.end is not None
         try:
-            slot = self._grant(waiter.take, now)
+            granted = self._grant(waiter.take, now)
         except BaseException as refusal:
             waiter.settle(refusal)
             if not isinstance(refusal, Exception):
                 raise
-        else:
-            if not waiter.settle(slot):  # it left while we took
-                slot.release(now)
+            return True
+        if isinstance(granted, Slot):
+            if not waiter.settle(granted):  # it left while we took
+                granted.release(now)
+            return True
+        self._queue.appendleft(waiter)
+        waiter.put_off(granted)
+        return waiter.end is not None
 
-    def _leave(self, waiter: _Waiter[T], why: BaseException, now: float) -> bool:
+    def _leave(self, waiter: Waiter[T], why: BaseException, now: float) -> bool:
         """Ends a waiting without a slot, unless its end was decided before."""
         if not waiter.settle(why):
             return False
@@ -297,8 +297,9 @@ class Bulkhead:
                 self._left = 0
             finally:
                 self._lock.release()
-            self._dispatch(now)
+        self._dispatch(now)  # it may have been at the head, and have waited for something else than a slot
         return True
 
     def __repr__(self) -> str:
-        return f"Bulkhead({self.inflight} of {self.slots} slots in use, {self.queued} queued)"
+        shared = f" shared as {self._shared.name!r}" if self._shared is not None else ""
+        return f"Bulkhead({self.inflight} of {self.slots} slots in use{shared}, {self.queued} queued)"

@@ -25,11 +25,14 @@ from resilient_llm.policies.tokens import PRIMING, TokenCounter, fits_surely, si
 KEPT = 60  # answers of a kind of text that the ratio is taken over
 LEAST = 150  # tokens of a prompt below which the template around it is too much of it to learn from
 LIGHT = 8_000  # characters that are counted only to learn from: about 2 ms
+OFTEN = 32  # light prompts that are looked at; after them one of so many
+THIN = 6  # characters for a token counted; English has 4 to 5. Where nobody knows the window only more is looked at
 ENOUGH = 8  # answers after which there is no need to count only to learn
 UNKNOWN = 0.35  # how far the estimate may be off for a tokenizer that nothing is known of
 FEW = 0.12  # and after three answers
 SURE = 0.035  # and at the least: a long prompt is off by less than the text that it was learned from
 UNTOLD = 0.4  # of the estimate; below it a prompt was cut, though nobody knows the window
+LEAST_WINDOW = 2_048  # tokens; no server in use has a smaller one
 _NUM_KEEP = (4, 5)  # tokens that Ollama keeps from the front: `num_keep`, and one that begins a text where there is one
 _LOOKED_AT = 2_000  # characters of a prompt that tell its kind
 
@@ -37,9 +40,10 @@ _LOOKED_AT = 2_000  # characters of a prompt that tell its kind
 class Counted:
     """What one model's server counts, against our estimate of it."""
 
-    __slots__ = ("_ratios",)
+    __slots__ = ("_looks", "_ratios")
 
     def __init__(self) -> None:
+        self._looks = 0
         self._ratios: dict[str, deque[tuple[float, float]]] = {}  # with the size of the prompt in tokens
 
     def cut(
@@ -57,9 +61,11 @@ class Counted:
         """
         if not counted or any(message.images for message in request.messages):  # what an image is worth nobody knows
             return False
-        if window is not None and fits_surely(request, window):
+        if fits_surely(request, LEAST_WINDOW if window is None else window):
             if whole:
                 self._learn(request, counted, estimate)
+            return False
+        if window is None and size(request) < THIN * counted:
             return False
         kind = kind_of(request.messages)
         ratio, spread = self.known(kind, window or 0)
@@ -89,6 +95,9 @@ class Counted:
 
     def _learn(self, request: ChatRequest, counted: int, estimate: TokenCounter) -> None:
         if size(request) > LIGHT or counted < LEAST:
+            return
+        self._looks += 1
+        if self._looks > OFTEN and self._looks % OFTEN:
             return
         kind = kind_of(request.messages)
         if len(self._ratios.get(kind, ())) < ENOUGH:

@@ -97,7 +97,7 @@ def _walk(value: object, found: Envelope, levels: int) -> None:
         for one in value[:_MANY]:
             _walk(one, found, levels - 1)
     elif isinstance(value, str):
-        if value.lstrip()[:1] in ("{", "["):
+        if _wraps(value):
             inner = _parsed(value)
             if not isinstance(inner, str):
                 _walk(inner, found, levels - 1)
@@ -105,18 +105,22 @@ def _walk(value: object, found: Envelope, levels: int) -> None:
         if value.strip():
             found.message = value
     elif isinstance(value, dict):
-        _fields(value, found)
+        said = _fields(value, found)
         for key in _INNER:
-            if key in value:
-                _walk(value[key], found, levels - 1)
+            inner = value.get(key)
+            if inner and not (said and isinstance(inner, str) and not _wraps(inner)):
+                _walk(inner, found, levels - 1)
 
 
-def _fields(value: dict[str, Any], found: Envelope) -> None:
-    for key in _MESSAGES:
-        text = value.get(key)
-        if isinstance(text, str) and text.strip():
-            found.message = text
-            break
+def _wraps(text: str) -> bool:
+    """It may be JSON and not words."""
+    return text.lstrip()[:1] in ("{", "[")
+
+
+def _fields(value: dict[str, Any], found: Envelope) -> bool:
+    """Takes what stands in one object; tells whether it has words of its own, which go before those beside them."""
+    said = next((text for key in _MESSAGES if isinstance(text := value.get(key), str) and text.strip()), None)
+    found.message = said or found.message
     for key in _CODES:
         code = value.get(key)
         if isinstance(code, str) and code:
@@ -133,6 +137,7 @@ def _fields(value: dict[str, Any], found: Envelope) -> None:
             found.sizes[name] = size
     _blamed(value, found)
     _stopped(value, found)
+    return said is not None
 
 
 def _blamed(value: dict[str, Any], found: Envelope) -> None:

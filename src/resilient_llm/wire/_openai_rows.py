@@ -139,6 +139,9 @@ WORDS = (
     _row(ModelNotFound, r"not a valid model id|(unknown|no such|invalid) model|no models? loaded", _ABSENT),
     _row(ModelNotFound, r"no (endpoints found|allowed providers)|^model: \S{1,200}$", _ABSENT),  # OpenRouter; Anthropic
     _row(ModelNotFound, r"unable to access model", _ABSENT),  # Together
+    _row(
+        BadRequest, r"unexpected endpoint or method", falls_back=True
+    ),  # LM Studio, with a 200: a base URL without /v1
     _row(OutputInvalid, r"model produced output that does not match"),  # llama.cpp
     # llama.cpp answers 500 to these mistakes of the caller
     _row(BadRequest, r"missing '?(role|tool|content|message)|unsupported (tool|content)", _WRONG),

@@ -1,0 +1,45 @@
+"""What a call gives: the whole answer, who gave it, and where the time went."""
+
+from __future__ import annotations
+
+from resilient_llm._replies import ChatReply, ServedBy, Timings
+from resilient_llm._run import Run
+from resilient_llm._types import ChatRequest
+
+
+def reply_of(run: Run) -> ChatReply:
+    """The whole answer; once the attempt has ended."""
+    gathered, leg, done = run.gathered, run.leg, run.gathered.done
+    assert done is not None
+    request = run.call.request
+    seed = request.seed if isinstance(request, ChatRequest) else None
+    degraded = (*done.degraded, "restarted") if run.call.restarted else done.degraded
+    return ChatReply(
+        text="".join(gathered.texts),
+        reasoning="".join(gathered.thoughts) or None,
+        tool_calls=tuple(gathered.calls),
+        finish_reason=done.finish_reason,
+        usage=done.usage,
+        model=done.model or leg.model,
+        route=leg.name,
+        served_by=ServedBy(
+            route=leg.name, model=done.model or leg.model, provider=leg.provider, seed=seed,
+            fingerprint=done.fingerprint, **leg.served(),
+        ),
+        attempts=tuple(run.call.attempts),
+        timings=timings_of(run),
+        degraded=degraded,
+        request_id=run.request_id,
+    )  # fmt: skip
+
+
+def timings_of(run: Run) -> Timings:
+    """Where the time of the call went. The parts add up to the total; what is left over is the reading."""
+    total = run.call.clock() - run.call.started
+    last = run.call.attempts[-1]
+    failed = sum(one.total for one in run.call.attempts[:-1])
+    connect, load, first = last.connect or 0.0, last.load or 0.0, last.first_token
+    stream = total - failed - run.call.backoff - last.queue - connect - load - (first or 0.0)
+    done = run.gathered.done
+    told = (None, None) if done is None else (done.server_queue, done.load)
+    return Timings(total, last.queue, load, told[0], first, run.call.backoff, connect, failed, stream, told[1])

@@ -1,0 +1,258 @@
+"""What an attempt needs beside a free slot: room in a rate limit, a slot of all processes, a server that wants it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from resilient_llm import AsyncClient, Bulkhead, RateLimit, Retry, Route, Usage
+from resilient_llm.errors import (
+    ConfigError,
+    ConnectFailed,
+    DeadlineUnattainable,
+    Overloaded,
+    RateLimited,
+    StreamInterrupted,
+)
+from resilient_llm.events import ClientEvent, SlotsChanged
+from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, say, stall
+
+from .kit import REAL, Ask, assert_nothing_held, cancelled_at, client, error_of, seconds_of
+
+pytestmark = pytest.mark.anyio
+ONCE = Retry(attempts=1)
+
+
+def limited(backend: FakeBackend, requests: float | None = None, tokens: float | None = None, **more: Any) -> Route:
+    return Route(backend, rate=RateLimit(requests_per_minute=requests, tokens_per_minute=tokens), retry=ONCE, **more)
+
+
+async def test_requests_come_evenly(ask: Ask) -> None:
+    llm = client(limited(FakeBackend(say("ok")), requests=30))
+    for gap in (0.0, 2.0, 2.0):
+        assert await seconds_of(ask(llm)) == pytest.approx(gap)
+
+
+async def test_many_at_once_are_spread_and_none_is_lost(ask: Ask) -> None:
+    backend = FakeBackend(say("ok"))
+    llm = client(limited(backend, requests=60))
+    ended: list[float] = []
+
+    async def call() -> None:
+        await ask(llm, timeout=60)
+        ended.append(anyio.current_time())
+
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(call)
+    assert [one - began for one in ended] == pytest.approx(list(range(10)))
+    assert_nothing_held(llm, backend)
+
+
+async def test_the_tokens_of_prompt_and_answer_count_and_what_was_not_used_is_free_again(ask: Ask) -> None:
+    llm = client(limited(FakeBackend(say("ok", usage=Usage(10, 5))), tokens=1_000))
+    await ask(llm, max_tokens=900)
+    assert llm.snapshot()["fake"]["rate"].tokens == 15
+    assert await seconds_of(ask(llm, max_tokens=900)) == pytest.approx(0.0)
+
+
+async def test_a_request_that_is_larger_than_the_limit_is_refused_and_goes_on(ask: Ask) -> None:
+    first = FakeBackend(name="first")
+    llm = client(limited(first, tokens=1_000), FakeBackend(say("ok"), name="second"))
+    reply = await ask(llm, max_tokens=2_000)
+    assert reply.route == "second"
+    error = reply.attempts[0].error
+    assert isinstance(error, RateLimited)
+    assert error.oversize
+    assert first.requests == []
+
+
+async def test_waiting_in_vain_for_the_limit_is_refused_at_once_with_the_reckoning(ask: Ask) -> None:
+    backend = FakeBackend(say("ok"))
+    llm = client(limited(backend, requests=6))
+    await ask(llm)
+    began = anyio.current_time()
+    error = await error_of(ask(llm, timeout=4), DeadlineUnattainable)
+    assert anyio.current_time() == began
+    assert error.retry_after == pytest.approx(10.0)
+    assert len(backend.requests) == 1
+
+
+async def test_with_another_route_left_only_what_is_not_kept_for_it_is_waited(ask: Ask) -> None:
+    llm = client(limited(FakeBackend(say("one"), name="first"), requests=6), FakeBackend(say("two"), name="second"))
+    assert (await ask(llm, timeout=20)).route == "first"
+    assert (await ask(llm, timeout=12)).route == "second"  # 10 s to wait, 7 s are its own
+    assert (await ask(llm, timeout=20)).route == "first"
+
+
+async def test_who_leaves_the_queue_takes_no_room(ask: Ask) -> None:
+    number = 1
+    while True:
+        backend = FakeBackend(say("ok", usage=Usage(10, 5)))
+        llm = client(limited(backend, requests=30, tokens=2_000))
+        await ask(llm)
+        cancelled = await cancelled_at(number, ask(llm))
+        sent = len(backend.requests)
+        assert llm.snapshot()["fake"]["rate"].tokens <= 15 + (300 if sent == 2 else 0)
+        assert_nothing_held(llm, backend)
+        if not cancelled:
+            break
+        number += 1
+    assert number > 2
+
+
+async def test_who_waits_at_the_head_and_leaves_lets_the_next_in(ask: Ask) -> None:
+    backend = FakeBackend(say("ok"))
+    llm = client(limited(backend, requests=30))
+    await ask(llm)
+    with anyio.move_on_after(1):
+        await ask(llm)
+    assert await seconds_of(ask(llm)) == pytest.approx(1.0)
+
+
+async def test_what_was_never_sent_does_not_count(ask: Ask) -> None:
+    llm = client(limited(FakeBackend(fail(ConnectFailed("no")), say("ok")), tokens=1_000))
+    await error_of(ask(llm, max_tokens=900), ConnectFailed)
+    assert llm.snapshot()["fake"]["rate"].tokens == 0
+
+
+async def test_an_embedding_counts_its_texts() -> None:
+    llm = client(limited(FakeBackend(say("x", usage=Usage(40))), tokens=100_000))
+    await llm.embed(["word " * 40])
+    assert 0 < llm.snapshot()["fake"]["rate"].tokens < 100
+
+
+async def test_a_server_that_said_when_is_not_asked_before_by_a_call_that_cannot_wait_so_long(ask: Ask) -> None:
+    backend = FakeBackend(fail(RateLimited("later", retry_after=60)), say("ok"))
+    llm = client(Route(backend, retry=ONCE))
+    await error_of(ask(llm), RateLimited)
+    error = await error_of(ask(llm, timeout=10), DeadlineUnattainable)
+    assert error.retry_after == pytest.approx(60.0)
+    assert len(backend.requests) == 1
+    assert (await ask(llm, timeout=100)).text == "ok"  # a lone route is tried all the same
+
+
+async def test_a_hosted_number_of_slots_shrinks_once_for_many_throttles_at_once(ask: Ask) -> None:
+    told: list[ClientEvent] = []
+    backend = FakeBackend(fail(Overloaded("503")), slots=20)
+    llm = client(Route(backend, retry=ONCE, bulkhead=Bulkhead(20, max_slots=20)), on_event=told.append)
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(error_of, ask(llm))
+    assert [event for event in told if isinstance(event, SlotsChanged)] == [SlotsChanged("fake", 20, 14)]
+    assert llm.snapshot()["fake"]["bulkhead"].slots == 14
+    assert_nothing_held(llm, backend)
+
+
+async def test_a_local_number_and_one_that_the_user_fixed_stay(ask: Ask) -> None:
+    for route in (
+        Route(FakeBackend(fail(Overloaded("busy")), local=True), retry=ONCE),
+        Route(FakeBackend(fail(Overloaded("busy"))), retry=ONCE, bulkhead=Bulkhead(8)),
+    ):
+        llm = client(route)
+        before = llm.snapshot()["fake"]["bulkhead"].slots
+        await error_of(ask(llm), Overloaded)
+        assert llm.snapshot()["fake"]["bulkhead"].slots == before
+
+
+async def test_answers_let_a_number_grow_up_to_its_most(ask: Ask) -> None:
+    llm = client(Route(FakeBackend(say("ok")), bulkhead=Bulkhead(1, max_slots=3)))
+    for _ in range(20):
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(ask, llm)
+    assert llm.snapshot()["fake"]["bulkhead"].slots == 3
+
+
+async def test_two_clients_share_a_limit_by_its_name(ask: Ask, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    backends = [FakeBackend(say("ok", first=5.0), name=name) for name in ("a", "b")]
+    clients = [client(Route(one, bulkhead=Bulkhead(1, shared="box"))) for one in backends]
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        for llm in clients:
+            group.start_soon(ask, llm)
+        await anyio.sleep(1)
+        assert sum(one.active for one in backends) == 1
+    assert 10.0 <= anyio.current_time() - began <= 10.1  # the second looks again every 50 ms at the latest
+    for llm in clients:
+        assert_nothing_held(llm, *backends)
+
+
+async def test_a_stream_that_nobody_reads_gives_its_slot_to_whoever_waits() -> None:
+    backend = FakeBackend(stall("hel"), say("ok"), slots=1)
+    llm = client(backend)
+    async with llm.stream("hi") as stream:
+        await anext(stream)
+        await anyio.sleep(3600)
+        assert backend.active == 1  # while nobody waits it is left alone
+        assert 60 <= await seconds_of(llm.chat("hi", timeout=300)) <= 90
+        await anyio.wait_all_tasks_blocked()
+        assert backend.active == 0
+        with pytest.raises(StreamInterrupted, match="nobody read") as caught:
+            await anext(stream)
+        assert caught.value.partial == "hel"
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+    assert_nothing_held(llm, backend)
+
+
+async def test_a_stream_that_is_read_now_and_then_keeps_its_slot() -> None:
+    backend = FakeBackend(say(*"abcdefghij"), slots=1)
+    llm = client(backend)
+    async with anyio.create_task_group() as group, llm.stream("hi") as stream:
+        group.start_soon(error_of, llm.chat("hi", timeout=200))
+        read = [await anext(stream)]
+        async for event in stream:
+            await anyio.sleep(40)
+            read.append(event)
+    assert len(read) == 11
+    assert stream.reply.text == "abcdefghij"
+
+
+async def test_a_stream_that_was_dropped_is_not_kept_by_the_queue() -> None:
+    backend = FakeBackend(stall("hel"), slots=1)
+    llm = client(backend)
+    stream = llm.stream("hi")
+    await stream.__aenter__()
+    with pytest.warns(ResourceWarning, match="dropped"):
+        del stream
+    await anyio.wait_all_tasks_blocked()
+    assert_nothing_held(llm, backend)
+
+
+@REAL
+@pytest.mark.parametrize("kind", ["ollama", "openai", "user"])
+async def test_a_route_that_tells_its_deadline_sends_what_is_left(ask: Ask, kind: str) -> None:
+    import httpx2
+
+    from resilient_llm import Ollama, OpenAICompatible
+
+    server: Any = FakeOllama(say("ok")) if kind == "ollama" else FakeOpenAI(say("ok"))
+    with server:
+        async with httpx2.AsyncClient() as http:
+            backend: Any = (
+                Ollama("llama3.2", base_url=server.url)
+                if kind == "ollama"
+                else OpenAICompatible("m", base_url=server.url, http_client=http if kind == "user" else None)
+            )
+            async with AsyncClient(Route(backend, tells_deadline=True)) as llm:
+                await ask(llm, timeout=30)
+            async with AsyncClient(Route(backend)) as llm:
+                await ask(llm, timeout=30)
+        told, silent = server.chats
+        assert 10_000 < int(told.headers["x-request-timeout-ms"]) <= 30_000
+        assert "x-request-timeout-ms" not in silent.headers
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"slots": 0}, {"slots": 2.5}, {"slots": True}, {"max_slots": 0}, {"slots": 5, "max_slots": 4},
+     {"shared": "a/b"}, {"shared": ""}, {"shared": "x", "max_slots": 4}],
+)  # fmt: skip
+def test_impossible_numbers_are_refused_with_what_was_given(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="|".join(wrong)):
+        Bulkhead(**wrong)
