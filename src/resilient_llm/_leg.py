@@ -9,10 +9,12 @@ from typing import Any
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import ConfigError, ContextOverflow, LLMError, NoEligibleRoute, RateLimited
 from resilient_llm._events import BreakerChanged, RoutePutAside, Tell
+from resilient_llm._models import ModelInfo
 from resilient_llm._needs import why_not
 from resilient_llm._route import Route, backend_of
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm.policies import history, plan, timeouts
+from resilient_llm.policies._weights import family_of
 from resilient_llm.policies.breaker import CircuitBreaker, Transition
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, refuse
@@ -28,6 +30,7 @@ class Leg:
     Attributes:
         name: unique within the client.
         aside_until: the instant until which the route is tried last.
+        known: what `models()` found out about its model.
         told_until: the instant before which the server said that it will not answer.
     """
 
@@ -49,9 +52,11 @@ class Leg:
         self.rate = route.rate
         self.guard = route.guard or ContextGuard()
         self.counted = Counted()
+        self.family = family_of(self.model)
         self.streams = route.streams is not False
         self.space = route.space or self.model
         self.aside_until = self.told_until = -math.inf
+        self.known: ModelInfo | None = None
         self._clock, self._tell = clock, tell
         self.ready = getattr(backend, "ready", None)
         self.locate = getattr(backend, "locate", None)
@@ -67,7 +72,8 @@ class Leg:
     @property
     def window(self) -> int | None:
         """The window in tokens, as far as it is known now."""
-        return self.guard.window or getattr(self.backend, "window", None)
+        listed = self.known.window if self.known is not None else None
+        return self.guard.window or getattr(self.backend, "window", None) or listed
 
     def suited(self, request: Request) -> Request:
         """The request as this route may have it: without the reasoning of others.
