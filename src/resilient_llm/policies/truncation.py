@@ -25,7 +25,7 @@ from resilient_llm.policies.tokens import PRIMING, TokenCounter, fits_surely, si
 KEPT = 60  # answers of a kind of text that the ratio is taken over
 LEAST = 150  # tokens of a prompt below which the template around it is too much of it to learn from
 LIGHT = 8_000  # characters that are counted only to learn from: about 2 ms
-OFTEN = 32  # light prompts that are looked at; after them one of so many
+OFTEN = 200  # light prompts that are looked at; after them one of so many
 THIN = 6  # characters for a token counted; English has 4 to 5. Where nobody knows the window only more is looked at
 ENOUGH = 8  # answers after which there is no need to count only to learn
 UNKNOWN = 0.35  # how far the estimate may be off for a tokenizer that nothing is known of
@@ -86,11 +86,11 @@ class Counted:
         seen = self._ratios.get(kind, ())
         if len(seen) < 3:
             return 1.0, UNKNOWN
-        long = [ratio for ratio, tokens in seen if tokens >= window / 5]
+        long = [ratio for ratio, tokens in seen if tokens >= window / 3]
         ratios = long if len(long) >= ENOUGH else [ratio for ratio, _ in seen]
         middle = median(ratios)
         off = sorted(abs(one / middle - 1) for one in ratios)
-        usual = 1.5 * off[int(0.9 * (len(off) - 1))]  # the tenth that is farthest off may be an accident
+        usual = 1.3 * off[int(0.9 * (len(off) - 1))]  # the tenth that is farthest off may be an accident
         return middle, max(usual, FEW if len(ratios) < ENOUGH else SURE)
 
     def _learn(self, request: ChatRequest, counted: int, estimate: TokenCounter) -> None:
