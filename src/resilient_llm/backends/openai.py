@@ -19,6 +19,7 @@ from resilient_llm.backends._exchange import Exchange, fetch
 from resilient_llm.backends.base import Batches
 from resilient_llm.backends.http import OwnTransport, Transport, UserTransport
 from resilient_llm.backends.providers import HOSTS, PROVIDERS, name_at, provider_at
+from resilient_llm.wire._checks import name_in
 from resilient_llm.wire.openai import OpenAICodec, Profile, profile_for
 
 METADATA_TIME = 5.0  # seconds for a metadata call; hosted catalogues are long
@@ -119,9 +120,12 @@ class OpenAICompatible:
         """
         body = await fetch(self._transport, b"GET", "/models", b"", self._codec.error, watch, METADATA_TIME)
         try:
-            return tuple(sorted(str(one["id"]) for one in from_json(body)["data"]))
-        except (ValueError, KeyError, TypeError):
-            raise Malformed("/models: not a list of models") from None
+            names = [name_in(one, "id") for one in from_json(body)["data"]]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            names = [None]
+        if None in names:
+            raise Malformed("/models: not a list of models, each with a name")
+        return tuple(sorted(name for name in names if name))
 
     def served(self) -> dict[str, Any]:
         """What is known of the model beside its name."""
