@@ -48,7 +48,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
-    from resilient_llm._replies import Attempt
+    from resilient_llm._replies import Attempt, Usage
 
 Fault = Literal["backend", "caller"]
 Phase = Literal["queue", "connect", "load", "first_token", "stream", "backoff"]
@@ -66,6 +66,7 @@ class LLMError(Exception):
         status: the HTTP status, if there was one.
         code: the server's own word for the error, if it had one.
         request_id: the server's id of the request, for its support.
+        usage: the tokens that it cost all the same, where the server counted them.
         route: the name of the route that failed.
         attempts: every attempt of the call so far, in order.
     """
@@ -73,6 +74,7 @@ class LLMError(Exception):
     fault: Fault | None = None
     retryable: bool = False
     falls_back: bool = False
+    usage: Usage | None = None
     _extra: ClassVar[tuple[str, ...]] = ()
 
     def __init__(

@@ -13,6 +13,7 @@ from resilient_llm._needs import why_not
 from resilient_llm._route import Route, backend_of
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm.policies import history, plan, timeouts
+from resilient_llm.policies._weights import family_of
 from resilient_llm.policies.breaker import CircuitBreaker, Transition
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, refuse
@@ -47,6 +48,7 @@ class Leg:
         self.bulkhead.resolve(slots, None if self.local else HOSTED_MOST)
         self.rate = route.rate
         self.guard = route.guard or ContextGuard()
+        self.family = family_of(self.model)
         self.streams = route.streams is not False
         self.space = route.space or self.model
         self.aside_until = self.told_until = -math.inf

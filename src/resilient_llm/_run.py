@@ -98,7 +98,7 @@ class Run:
         request = leg.suited(call.request)
         if not isinstance(request, ChatRequest) or leg.guard.fits_surely(request, leg.window):
             return request
-        fit = partial(leg.guard.fit, request, leg.window, call.estimates)
+        fit = partial(leg.guard.fit, request, leg.window, call.estimates.by(leg.family))
         fitted = await self._aside(fit, size(request))
         if call.tell is not None and fitted is not request:
             call.tell(PromptTrimmed(call.number, leg.name, len(request.messages), len(fitted.messages)))

@@ -18,9 +18,8 @@ from tests.engine import kit as engine
 from resilient_llm import AsyncClient
 from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry import _semconv_metrics as metrics
-from resilient_llm.telemetry._semconv import Name
+from resilient_llm.telemetry._semconv import NAMES
 
-NAMES = {str(name): name for name in vars(names).values() if isinstance(name, Name)}
 METRICS = {metric.name: metric for metric in (*metrics.CONVENTIONS["1.41"], *metrics.METRICS)}
 MODELS = (names.REQUEST_MODEL, names.RESPONSE_MODEL)
 

@@ -18,6 +18,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import anyio
+
 from resilient_llm._detached import running_loop
 from resilient_llm._errors import ClientClosed, ConfigError, NoEligibleRoute
 from resilient_llm._types import Zone
@@ -108,7 +110,12 @@ class _Handshake:
         self._inner, self._watch, self._before = inner, watch, before
 
     async def start_tls(self, *args: Any, **kwargs: Any) -> _Stream:
-        secured = await self._inner.start_tls(*args, **kwargs)
+        try:
+            secured = await self._inner.start_tls(*args, **kwargs)
+        except BaseException:  # a cancelled handshake is closed by nobody else; on plain TCP that waits for nothing
+            with anyio.CancelScope(shield=True):
+                await self._inner.aclose()
+            raise
         self._watch.enter(self._before)
         return _Stream(secured)
 

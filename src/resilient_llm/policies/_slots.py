@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import anyio
 
+from resilient_llm._deadline import Clock
 from resilient_llm._errors import ConfigError, DeadlineExceeded, LLMError
 from resilient_llm._loops import here
 
@@ -155,7 +156,7 @@ class Waiter(Generic[T]):
     """Who waits, until its end is decided.
 
     Attributes:
-        again: the instant at which it is worth asking again, if a slot is not what it waits for.
+        again: the instant at which it is worth asking again, if it is at the head and a slot is not what it waits for.
     """
 
     __slots__ = ("_end", "_soon", "again", "began", "deadline", "event", "peek", "take")
@@ -168,7 +169,7 @@ class Waiter(Generic[T]):
         deadline: float,
     ) -> None:
         self.take, self.peek, self.began, self.deadline = take, peek, began, deadline
-        self.again = math.inf
+        self.again: float | None = None
         self._soon, self.event = here(), anyio.Event()
         self._end: dict[str, Slot[T] | BaseException] = {}
 
@@ -189,13 +190,18 @@ class Waiter(Generic[T]):
         self.again = again
         self._soon(self.event.set)
 
-    async def wait(self, until: float, now: float) -> bool:
-        """Waits for news, or until that instant. Whether it came."""
+    def put_off_beyond(self, now: float) -> bool:
+        """It was asked before, and is not to be asked yet."""
+        return self.again is not None and self.again > now
+
+    async def wait(self, now: float, longest: float, clock: Clock) -> tuple[float, bool]:
+        """Waits for news, or until it is time to look, at most `longest` s. The instant, and whether none came."""
+        until = min(self.deadline, now + longest, math.inf if self.again is None else self.again)
         with anyio.move_on_after(until - now) as scope:
             await self.event.wait()
         if self.event.is_set():
             self.event = anyio.Event()  # before what it tells is looked at: what comes next is told anew
-        return scope.cancelled_caught
+        return (max(clock(), until), True) if scope.cancelled_caught else (clock(), False)
 
     def expired(self, now: float) -> DeadlineExceeded:
         """The error for waiting too long."""

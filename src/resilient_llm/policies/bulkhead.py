@@ -12,7 +12,7 @@ Rules of the file:
   4. Giving back never waits for a lock: a finaliser may do it, and one can run inside the step that holds the lock.
      Who holds the lock dispatches afterwards.
   5. Nothing belongs to an event loop but a waiter's event; foreign code never runs under the lock.
-  6. A stream that nobody reads keeps its slot as long as nobody else wants it, and then 60 s.
+  6. A stream that nobody reads keeps its slot while nobody else wants it, and then 60 s.
 """
 
 from __future__ import annotations
@@ -156,8 +156,7 @@ class Bulkhead:
             raise waiter.expired(now)
         with self._lock:
             self._queue.append(waiter)
-        end = await self._wait(waiter, clock)
-        if isinstance(end, Slot):
+        if isinstance(end := await self._wait(waiter, clock), Slot):
             return end
         raise end
 
@@ -166,9 +165,7 @@ class Bulkhead:
         try:
             self._dispatch(now)
             while waiter.end is None:
-                until = min(waiter.deadline, waiter.again, now + LOOK)
-                came = await waiter.wait(until, now)
-                now = max(clock(), until) if came else clock()
+                now, came = await waiter.wait(now, LOOK, clock)
                 if waiter.end is None and now >= waiter.deadline:
                     self._leave(waiter, waiter.expired(now), now)
                 elif came:
@@ -189,8 +186,8 @@ class Bulkhead:
 
     def read_by(self, reader: Reader, slot: Slot[Any]) -> None:
         """The slot belongs to a stream now, which its reader may forget."""
-        slot.reader = reader
         self._read.add(slot)
+        slot.reader = reader
 
     def throttled(self, slot: Slot[Any], now: float) -> None:
         """The server said to the attempt of this slot that there is too much."""
@@ -269,6 +266,10 @@ class Bulkhead:
             self._tokens.give()
             waiter.settle(waiter.expired(now))
             return True
+        if waiter.put_off_beyond(now):
+            self._tokens.give()
+            self._queue.appendleft(waiter)
+            return waiter.end is not None
         try:
             granted = self._grant(waiter.take, now)
         except BaseException as refusal:

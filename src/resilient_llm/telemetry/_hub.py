@@ -42,8 +42,8 @@ class Telemetry:
         content: prompts, answers and tool definitions on the span of the call. Default: what the variable
             `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` says (`SPAN_ONLY`, `SPAN_AND_EVENT`), else no. Never
             for a call that is `local_only`, by whatever way: where the spans go is not known here.
-        propagate_to: hosts that may be sent a `traceparent` header, beside those of this machine. No other header of a
-            trace is ever sent.
+        propagate_to: hosts that may be told of a trace (`traceparent`), beside those of this machine. `baggage` is
+            sent to nobody.
         metric_tags: the words of `tags=` that may become a label of metrics. Each adds series.
         conventions: whose names are used, `1.41` or `dev`: the GenAI conventions' last version with a tag, or what they
             have become since.

@@ -3,14 +3,14 @@
 The names of `gen_ai.*` are those of the OpenTelemetry GenAI conventions v1.41, the last ones with a tag. The page
 `docs/telemetry-names.md` is made from this file and `_semconv_metrics.py`.
 
-Rules of the file: a name is a constant that carries its own documentation and is used as it is. No own name begins
+Rules of the file: a name is a constant, with its documentation beside it. No own name begins
 with `gen_ai.`: stacks add unknown `gen_ai.usage.*` up and take any `gen_ai.request.model` for a call. No key is the
 beginning of another (`a.b` and `a.b.c`) on one span: Phoenix makes a tree of them. No import of OpenTelemetry.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from resilient_llm import _errors as errors
 from resilient_llm._errors import LLMError
@@ -22,24 +22,23 @@ CANCELLED = "cancelled"
 OTHER = "_OTHER"  # stands for every value that is not in a closed list
 
 
-class Name(str):
-    """The key of an attribute, and what a reader of a trace must know about it."""
+class Name(NamedTuple):
+    """What a reader of a trace must know about the key of an attribute."""
 
-    __slots__ = ("example", "kind", "on", "when")
-    on: tuple[str, ...]
+    key: str
+    on: tuple[str, ...]  # spans: `call`, `attempt`, `tool`; or `event`, `metric`
     kind: str
     when: str
     example: str
 
-    def __new__(cls, key: str, on: str, kind: str, when: str, example: object = "") -> Self:
-        """`on` names the spans (or `event`, `metric`) that it stands on, divided by blanks."""
-        name = super().__new__(cls, key)
-        name.on, name.kind, name.when, name.example = tuple(on.split()), kind, when, str(example)
-        return name
+
+NAMES: dict[str, Name] = {}
 
 
 def _name(key: str, on: str, kind: str, when: str, example: object = "") -> str:
-    return Name(key, on, kind, when, example)  # a string for those who use it, its documentation for those who print it
+    """The key, as a plain string: exporters copy and pickle what they get. Its documentation is put into `NAMES`."""
+    NAMES[key] = Name(key, tuple(on.split()), kind, when, str(example))
+    return key
 
 
 # What the call is.

@@ -36,7 +36,7 @@ from resilient_llm._events import (
     PromptTrimmed,
     RetryPlanned,
 )
-from resilient_llm._replies import Attempt, Usage
+from resilient_llm._replies import Attempt
 from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry import _semconv_metrics as metrics
 from resilient_llm.telemetry import _summary as summary
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from resilient_llm._call import Call
     from resilient_llm._run import Run
 
-_NOTHING = Usage()
 log = logging.getLogger("resilient_llm")
 
 
@@ -71,7 +70,7 @@ class CallTrace:
         self._first: float | None = None
         self._events = self._requests = 0
         self._queued = self._waited = 0.0
-        self._usage = _NOTHING
+        self._usage = summary.NOTHING
         call.trace, call.tell = self, self.hear
 
     def hear(self, event: ClientEvent) -> None:
@@ -191,7 +190,7 @@ class CallTrace:
         target.active.discard(sent)
         self._tell_news(target)
         outcome = summary.ENDED[event.outcome]
-        usage = summary.usage_of(run)
+        usage = summary.usage_of(run, record.error)
         if sent.span.is_recording():
             sent.span.set_attributes(summary.of_attempt(sent, record, outcome, usage))
             if record.error is not None:
@@ -203,7 +202,7 @@ class CallTrace:
         tell = self._sinks.instruments.record
         tell(metrics.ATTEMPT_DURATION, record.total - record.queue, labels)
         if event.outcome == "ok":
-            self._usage = usage if self._usage is _NOTHING else self._usage + usage
+            self._usage = usage if self._usage is summary.NOTHING else self._usage + usage
             return
         for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
             if tokens:

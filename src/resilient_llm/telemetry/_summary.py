@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 ENDED = {"ok": "served", "failed": "failed", "cancelled": "cancelled", "left": "abandoned"}  # of an attempt
+NOTHING = Usage()
 
 
 class Wire(Protocol):
@@ -38,12 +39,14 @@ def of_exception(error: LLMError) -> dict[str, str]:
     return {"exception.type": type(error).__name__, "exception.message": str(error)}
 
 
-def usage_of(run: Run) -> Usage:
-    """The tokens that the server counted for it."""
+def usage_of(run: Run, error: LLMError | None) -> Usage:
+    """The tokens that the server counted for it, whether it served or not."""
+    if error is not None and error.usage is not None:
+        return error.usage
     gathered = run.gathered
     if gathered.done is not None:
         return gathered.done.usage
-    return gathered.vectors.usage if gathered.vectors is not None else Usage()
+    return gathered.vectors.usage if gathered.vectors is not None else NOTHING
 
 
 def outcome_of(event: CallEnded, requests: int) -> tuple[str, int]:

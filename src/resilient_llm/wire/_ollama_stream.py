@@ -160,20 +160,22 @@ class ChatDecoder:
         if reason in _UNASKED:
             raise Malformed(f"the server was asked something and answered with done_reason {reason!r}")
         finish = _FINISH.get(reason, "other")
+        usage = Usage(**counts(chunk, _COUNTS))  # type: ignore[arg-type]  # the names are those of `_COUNTS`
         degraded = [*self._degraded]
         if finish == "length":
             degraded.append("cut_at_length")
         if not self._said and not self._calls:
             if not self._thought:
+                empty = EmptyReply("the server said that it was done and had said nothing")
                 if finish == "length":
-                    raise spent(self._limit or counts(chunk, _COUNTS).get("output_tokens"))
-                raise EmptyReply("the server said that it was done and had said nothing")
+                    empty = spent(self._limit or usage.output_tokens)
+                empty.usage = usage
+                raise empty
             if finish == "length":
                 degraded.append("thinking_ate_budget")
         if self._calls and finish == "stop":  # Ollama has no word for it
             finish = "tool_calls"
         self._over = self.finishing = True
-        usage = Usage(**counts(chunk, _COUNTS))  # type: ignore[arg-type]  # the names are those of `_COUNTS`
         load, queue = _seconds(chunk, "load_duration"), None if self._constrained and self._thought else _queue(chunk)
         end = Done(finish, usage, reason or None, self._model, None, tuple(degraded), load, queue, self._remote)
         if self._judge is not None:

@@ -250,7 +250,9 @@ class ChatDecoder:
             if self._thought and not self._said and not self._calls:
                 degraded.append("thinking_ate_budget")
         if not (self._said or self._thought or self._calls):
-            raise nothing_said(raw, finish, usage, self._filtered, self._limit)
+            empty = nothing_said(raw, finish, usage, self._filtered, self._limit)
+            empty.usage = usage
+            raise empty
         if calls and finish == "stop":  # Groq, Ollama, Gemini and llama.cpp say so now and then
             finish = "tool_calls"
         events.extend(calls)

@@ -1,0 +1,154 @@
+"""Raw sockets, each fault as chat and as stream, async and sync: a call ends by its exact bound, with its own error."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from resilient_llm import DeadlineExceeded, LLMError, OpenAICompatible, Retry, Route, Timeouts
+from resilient_llm.errors import (
+    ConnectTimeout,
+    FirstTokenTimeout,
+    Malformed,
+    ServerError,
+    StreamInterrupted,
+    StreamStalled,
+    Truncated,
+)
+from resilient_llm.testing import (
+    Step,
+    comments,
+    cut,
+    dribble,
+    endless_headers,
+    ends,
+    hang,
+    malformed,
+    say,
+    slow_close,
+    stall,
+    status,
+)
+
+from .ways import LATE, SERVERS, door, error_within, every_way, serve
+
+pytestmark = pytest.mark.anyio
+ONCE = Retry(attempts=1)
+LIMIT = 0.3
+LONG = Timeouts(connect=60, load=60, first_token=60, between_tokens=60)
+SHORT = Timeouts(connect=LIMIT, first_token=LIMIT, between_tokens=LIMIT)
+GAP = LIMIT * 17 / 16  # `chat` looks at its gap limit every 1/16 of it
+
+# fault: (the step, the error under a deadline, the error under the limits of the phases, the bound under those)
+FAULTS: dict[str, tuple[Step, type[LLMError], type[LLMError], float]] = {
+    "silence": (hang(), DeadlineExceeded, FirstTokenTimeout, LIMIT),
+    "headers, then silence": (hang(after_headers=True), DeadlineExceeded, FirstTokenTimeout, LIMIT),
+    "comments only": (comments(gap=0.02), DeadlineExceeded, FirstTokenTimeout, LIMIT),
+    "dribble": (dribble(0.02), DeadlineExceeded, FirstTokenTimeout, LIMIT),
+    "stall": (stall("a", "b"), DeadlineExceeded, StreamStalled, GAP),
+    "dribble in an error body": (dribble(0.02, status(500)), DeadlineExceeded, FirstTokenTimeout, LIMIT),
+    "headers without end": (endless_headers(), Malformed, Malformed, 0.0),
+    "cut": (cut("a", "b"), StreamInterrupted, StreamInterrupted, 0.0),
+    "clean end": (ends("a", "b"), Truncated, Truncated, 0.0),
+    "garbage": (malformed(b"\x00\xff\n\n", after=["a"]), StreamInterrupted, StreamInterrupted, 0.0),
+    "an error": (status(500), ServerError, ServerError, 0.0),
+}
+
+
+@pytest.mark.invariant(21, 23)
+async def test_a_fault_ends_by_the_deadline() -> None:
+    async def check(way: str, kind: str, fault: str) -> None:
+        step, error, _, _ = FAULTS[fault]
+        with serve(kind, step) as (server, route):
+            async with door(way, route(timeouts=LONG, retry=ONCE)) as ask:
+                bound = LIMIT if error is DeadlineExceeded else 0.0  # the others end by themselves
+                await error_within(bound, ask(timeout=bound or 20), error, least=bound)
+                server.then(say("well again"))
+                assert (await ask(timeout=20)).text == "well again"
+
+    await every_way(check, FAULTS)
+
+
+@pytest.mark.invariant(21)
+async def test_a_fault_ends_by_the_limit_of_its_phase() -> None:
+    async def check(way: str, kind: str, fault: str) -> None:
+        step, _, error, bound = FAULTS[fault]
+        with serve(kind, step) as (_, route):
+            async with door(way, route(timeouts=SHORT, retry=ONCE)) as ask:
+                await error_within(bound, ask(timeout=20), error, least=min(bound, LIMIT))
+
+    await every_way(check, FAULTS)
+
+
+async def test_a_slow_close_keeps_no_answer_back() -> None:
+    async def check(way: str, kind: str, case: None) -> None:
+        with serve(kind, slow_close("a", "b")) as (_, route):
+            async with door(way, route()) as ask:
+                with anyio.fail_after(LATE + 2):
+                    assert (await ask(timeout=20)).text == "ab"
+
+    await every_way(check)
+
+
+@contextmanager
+def deaf() -> Iterator[int]:
+    """A port at which connections are made and nothing is ever read or said."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        yield listener.getsockname()[1]
+
+
+async def test_a_stalled_tls_handshake_ends_by_the_connect_limit_and_by_the_deadline() -> None:
+    async def check(way: str, kind: str, case: tuple[float, type[LLMError]]) -> None:
+        limit, error = case
+        backend = SERVERS[kind][1](f"https://127.0.0.1:{port}")
+        async with door(way, Route(backend, timeouts=Timeouts(connect=limit), retry=ONCE)) as ask:
+            raised = await error_within(LIMIT, ask(timeout=20 if limit == LIMIT else LIMIT), error, least=LIMIT)
+            assert getattr(raised, "phase", "connect") == "connect"
+
+    with deaf() as port:
+        await every_way(check, [(LIMIT, ConnectTimeout), (60.0, DeadlineExceeded)])
+
+
+async def test_a_stalled_upload_ends_by_the_deadline() -> None:
+    async def check(way: str, kind: str, size: int) -> None:
+        async with door(way, Route(SERVERS[kind][1](f"http://127.0.0.1:{port}"), timeouts=LONG, retry=ONCE)) as ask:
+            await error_within(LIMIT, ask("x" * size, timeout=LIMIT), DeadlineExceeded, least=LIMIT)
+
+    with deaf() as port:
+        await every_way(check, [10_000_000])
+
+
+async def test_many_calls_of_different_patience_use_one_connection() -> None:
+    """A deadline and limits belong to the call; they never make another pool."""
+
+    async def check(way: str, kind: str, case: None) -> None:
+        with serve(kind, say("a")) as (server, route):
+            async with door(way, route(timeouts=Timeouts(first_token=30))) as ask:
+                for number in range(12):
+                    await ask(timeout=20 + number)
+            assert server.connections == 1
+
+    await every_way(check)
+
+
+async def test_an_error_that_the_next_route_makes_good_is_told_and_costs_no_more_than_its_limit() -> None:
+    async def check(way: str, kind: str, fault: str) -> None:
+        step, _, error, bound = FAULTS[fault]
+        if way.endswith("stream") and fault in ("stall", "cut", "clean end", "garbage"):
+            return  # the first event was handed over
+        with serve(kind, step) as (_, route), serve("openai", say("yes")) as (other, _):
+            backup = OpenAICompatible("m", base_url=other.url, api_key="k", name="backup")
+            async with door(way, route(timeouts=SHORT, retry=ONCE), backup) as ask:
+                reply = await ask(timeout=20)
+                assert (reply.text, reply.route, len(reply.attempts)) == ("yes", "backup", 2)
+                failed: Any = reply.attempts[0].error
+                assert isinstance(failed, error)
+                assert reply.attempts[0].total <= bound + LATE
+
+    await every_way(check, FAULTS)

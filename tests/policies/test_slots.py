@@ -1,0 +1,167 @@
+"""How many slots there are, and who waits for more than a slot. Time is an argument, or virtual."""
+
+from __future__ import annotations
+
+import math
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient_llm.policies._slots import Limit, Tokens
+from resilient_llm.policies.bulkhead import Bulkhead
+
+from .test_bulkhead import Thing, peek
+
+OUTCOMES = st.lists(
+    st.one_of(
+        st.tuples(st.just("throttled"), st.integers(0, 50), st.integers(0, 50)),
+        st.tuples(st.just("answered"), st.integers(1, 100), st.just(0)),
+    )
+)
+
+
+@given(OUTCOMES, st.integers(1, 80), st.integers(0, 40))
+def test_a_number_stays_within_its_bounds_and_tells_every_change(
+    outcomes: list[tuple[str, int, int]], slots: int, more: int
+) -> None:
+    limit, number = Limit(slots, slots + more), slots
+    for kind, value, later in outcomes:
+        number += limit.throttled(value, value + later) if kind == "throttled" else limit.answered(value)
+        assert limit.slots == number
+        assert 1 <= limit.slots <= slots + more
+
+
+@given(OUTCOMES, st.integers(1, 80))
+def test_a_fixed_number_stays(outcomes: list[tuple[str, int, int]], slots: int) -> None:
+    limit = Limit(slots)
+    for kind, value, later in outcomes:
+        assert (limit.throttled(value, value + later) if kind == "throttled" else limit.answered(value)) == 0
+    assert limit.slots == slots
+
+
+def test_one_epoch_shrinks_once() -> None:
+    """What began before the number shrank says nothing about the number that there is now."""
+    limit = Limit(100, 100)
+    assert [limit.throttled(began=1.0, now=5.0) for _ in range(20)] == [-30] + [0] * 19
+    assert limit.throttled(began=5.0, now=6.0) == 0
+    assert limit.throttled(began=5.1, now=6.0) == -21
+    assert limit.slots == 49
+
+
+def test_it_grows_by_one_for_as_many_answers_as_there_are_slots_and_only_if_half_are_used() -> None:
+    limit = Limit(4, 6)
+    assert [limit.answered(1) for _ in range(20)] == [0] * 20
+    assert [limit.answered(2) for _ in range(4)] == [0, 0, 0, 1]
+    assert [limit.answered(3) for _ in range(5)] == [0, 0, 0, 0, 1]
+    assert [limit.answered(6) for _ in range(20)] == [0] * 20
+    assert limit.slots == 6
+
+
+def test_a_throttle_begins_the_count_of_answers_anew() -> None:
+    limit = Limit(4, 6)
+    assert [limit.answered(4) for _ in range(3)] == [0, 0, 0]
+    assert limit.throttled(1.0, 2.0) == -2
+    assert [limit.answered(2), limit.answered(2)] == [0, 1]
+
+
+@given(st.lists(st.one_of(st.just("take"), st.just("give"), st.integers(-3, 3))), st.integers(0, 5))
+def test_tokens_keep_count(steps: list[str | int], number: int) -> None:
+    tokens, total, taken = Tokens(number), number, 0
+    for step in steps:
+        if step == "take":
+            free = total - taken
+            assert tokens.take() is (free > 0)
+            taken += free > 0
+        elif step == "give":
+            if taken:
+                tokens.give()
+                taken -= 1
+        elif isinstance(step, int) and total + step >= 0:
+            tokens.resize(step)
+            total += step
+        assert tokens.balance == total - taken
+        assert bool(tokens) is (total > taken)
+
+
+class Later:
+    """Gives what an attempt needs from an instant on, and says so before."""
+
+    def __init__(self, at: float) -> None:
+        self.at, self.asked = at, 0
+
+    def __call__(self, now: float) -> Thing | float:
+        self.asked += 1
+        return Thing() if now >= self.at else self.at
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    from trio.testing import MockClock
+
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+@pytest.mark.anyio
+async def test_who_needs_more_than_a_slot_waits_at_the_head_and_nobody_overtakes() -> None:
+    bulkhead, order = Bulkhead(2), list[tuple[str, float]]()
+    first, second = Later(anyio.current_time() + 10), Later(0)
+
+    async def take(name: str, what: Later) -> None:
+        slot = await bulkhead.acquire(what, peek, deadline=math.inf, clock=anyio.current_time)
+        order.append((name, anyio.current_time() - began))
+        slot.release(anyio.current_time())
+
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        group.start_soon(take, "first", first)
+        await anyio.wait_all_tasks_blocked()
+        assert bulkhead.inflight == 0  # it waits without a slot
+        assert bulkhead.try_acquire(second, anyio.current_time()) is None
+        group.start_soon(take, "second", second)
+    assert order == [("first", 10.0), ("second", 10.0)]
+    assert first.asked == 2  # on coming, and when it was time: not in between
+    assert (bulkhead.inflight, bulkhead.queued) == (0, 0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("leaves", ["deadline", "cancelled"])
+async def test_when_the_head_leaves_the_next_is_served_in_the_same_step(leaves: str) -> None:
+    bulkhead = Bulkhead(1)
+    began = anyio.current_time()
+    got: list[float] = []
+
+    async def head() -> None:
+        with anyio.move_on_after(3 if leaves == "cancelled" else math.inf):
+            with pytest.raises(TimeoutError) if leaves == "deadline" else anyio.CancelScope():
+                await bulkhead.acquire(
+                    Later(began + 100), peek, deadline=began + (3 if leaves == "deadline" else 50),
+                    clock=anyio.current_time,
+                )  # fmt: skip
+
+    async def behind() -> None:
+        slot = await bulkhead.acquire(Later(0), peek, deadline=math.inf, clock=anyio.current_time)
+        got.append(anyio.current_time() - began)
+        slot.release(anyio.current_time())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(head)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(behind)
+    assert got == [3.0]
+
+
+@pytest.mark.anyio
+async def test_a_head_that_is_told_to_ask_at_once_again_does_so_until_it_is_served() -> None:
+    bulkhead, asked = Bulkhead(1), 0
+
+    def take(now: float) -> Thing | float:
+        nonlocal asked
+        asked += 1
+        return Thing() if asked == 5 else now
+
+    slot = await bulkhead.acquire(take, peek, deadline=math.inf, clock=anyio.current_time)
+    assert asked == 5
+    slot.release(anyio.current_time())
+    assert bulkhead.inflight == 0
