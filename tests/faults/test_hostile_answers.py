@@ -209,7 +209,7 @@ async def test_a_redirect_takes_the_key_nowhere(way: str, code: int) -> None:
         assert elsewhere.requests == []
 
 
-METADATA = [DEEP, b'{"data":' + DEEP + b"}", b"[1e999]", b'{"data":[{"id":NaN}]}', b"<html>", b"\xff\xfe", b""]
+METADATA = [DEEP, b'{"data":' + DEEP + b"}", b"[1e999]", b'{"data":[7]}', b"<html>", b"\xff\xfe", b""]
 
 
 @pytest.mark.parametrize("body", METADATA, ids=lambda body: repr(body[:20]))
@@ -221,6 +221,15 @@ async def test_a_list_of_models_that_is_none_is_a_typed_error(body: bytes, code:
                 await llm.models()
             assert "sesame" not in shown(caught.value)
             assert (await llm.chat("again", timeout=TIME)).text == HEALTHY
+
+
+async def test_a_model_whose_name_is_none_is_not_listed() -> None:
+    names = ["m", "a\r\nSet-Cookie: b", "\x1b[2J", "x" * 10_000, 7, None, float("nan")]
+    body = json.dumps({"data": [{"id": name} for name in names]}).encode()
+    with Hostile(whole(body)) as server:
+        async with client_of("own", server.url) as llm:
+            listed = [found.name for models in (await llm.models()).values() for found in models]
+            assert listed == ["m"]
 
 
 VECTORS = [b"[[1e999]]", b"[[NaN]]", b"[" + DEEP + b"]", b'["x"]', b"[[]]", b"[[1.0],[1.0]]"]
