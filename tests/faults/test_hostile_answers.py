@@ -50,6 +50,8 @@ ALIVE = b": keep-alive\n\n" * 1000
 TOOL = b'{"model":"m","choices":[{"index":0,"delta":{"tool_calls":[%s]},"finish_reason":"tool_calls"}]}'
 CALL = b'{"index":0,"id":"a","function":{"name":%s,"arguments":%s}}'
 
+MANY = b'data: {"choices":[{"delta":{"tool_calls":[{"function":{"name":"f","arguments":"{}"}}]}}]}\n\n'
+
 
 def call(name: str, arguments: str) -> bytes:
     """An event with a tool call."""
@@ -112,10 +114,7 @@ ATTACKS = {
     "1e999 in a tool call": Attack(events(call("f", '{"x": 1e999}')), OutputInvalid, Malformed),
     "key twice in a tool call": Attack(events(call("rm", '{"path": "a", "path": "/"}')), OutputInvalid, Malformed),
     "control characters in the name of a tool": Attack(events(call("f\x1b[2J\r\n", "{}")), OutputInvalid, Malformed),
-    "tens of thousands of tool calls": Attack(
-        endless(OPEN, (b"data: " + TOOL % b'{"function":{"name":"f","arguments":"{}"}}' + b"\n\n") * 100, 8 * MEGABYTE),
-        Malformed,
-    ),
+    "tens of thousands of tool calls": Attack(endless(OPEN, MANY * 100, 8 * MEGABYTE), Malformed),
     "NaN where an answer should be": Attack(events(b"NaN"), Malformed),
     "body shorter than its length": Attack(lambda: (head(200, "Content-Length: 99999"), b"data: {}"), BackendFailed),
     "body longer than its length": Attack(lambda: (head(200, "Content-Length: 2"), b"{}" * 1000), BackendFailed),
