@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from . import llamacpp, ollama
+from . import litellm, llamacpp, ollama
 from .script import Kind
 from .subjects import Hands, Subject, fake, named_by_the_environment, real
 
@@ -20,11 +20,14 @@ NARROW = 512  # tokens of a window that a test fills quickly
 SUBJECTS = ["fake 0.9.3", "fake 0.32.15", "real", *(["yours"] if os.environ.get("OLLAMA_TEST_HOST") else [])]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    asked = "peers" in str(config.getoption("markexpr"))
     for item in items:
         if here in item.path.parents and "[fake" not in item.name:
             item.add_marker("real")
+            if item.get_closest_marker("peers") and not (asked and litellm.BIN.exists()):
+                item.add_marker(pytest.mark.skip(reason="needs the LiteLLM proxy: `make peers`"))
 
 
 @pytest.fixture(scope="session")
