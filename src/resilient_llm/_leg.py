@@ -9,14 +9,17 @@ from typing import Any
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import ConfigError, ContextOverflow, LLMError, NoEligibleRoute, RateLimited
 from resilient_llm._events import BreakerChanged, RoutePutAside, Tell
+from resilient_llm._models import ModelInfo
 from resilient_llm._needs import why_not
 from resilient_llm._route import Route, backend_of
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm.policies import history, plan, timeouts
+from resilient_llm.policies._weights import family_of
 from resilient_llm.policies.breaker import CircuitBreaker, Transition
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, refuse
 from resilient_llm.policies.retry import Retry, RetryBudget
+from resilient_llm.policies.truncation import Counted
 
 HOSTED_SLOTS, HOSTED_MOST = 64, 1000  # attempts in flight at a hosted origin: to begin with, and at most
 
@@ -27,6 +30,7 @@ class Leg:
     Attributes:
         name: unique within the client.
         aside_until: the instant until which the route is tried last.
+        known: what `models()` found out about its model.
         told_until: the instant before which the server said that it will not answer.
     """
 
@@ -47,9 +51,12 @@ class Leg:
         self.bulkhead.resolve(slots, None if self.local else HOSTED_MOST)
         self.rate = route.rate
         self.guard = route.guard or ContextGuard()
+        self.counted = Counted()
+        self.family = family_of(self.model)
         self.streams = route.streams is not False
         self.space = route.space or self.model
         self.aside_until = self.told_until = -math.inf
+        self.known: ModelInfo | None = None
         self._clock, self._tell = clock, tell
         self.ready = getattr(backend, "ready", None)
         self.locate = getattr(backend, "locate", None)
@@ -65,7 +72,8 @@ class Leg:
     @property
     def window(self) -> int | None:
         """The window in tokens, as far as it is known now."""
-        return self.guard.window or getattr(self.backend, "window", None)
+        listed = self.known.window if self.known is not None else None
+        return self.guard.window or getattr(self.backend, "window", None) or listed
 
     def suited(self, request: Request) -> Request:
         """The request as this route may have it: without the reasoning of others.
@@ -83,6 +91,11 @@ class Leg:
     def learns(self, request: Request, error: LLMError) -> bool:
         """Whether the backend will write this request otherwise, because of how it was refused."""
         return self._learn is not None and bool(self._learn(request, error))
+
+    @property
+    def counts_whole(self) -> bool:
+        """The server's count of a prompt has what it held in its cache, too."""
+        return getattr(self.backend, "counts_whole", True)
 
     def takes_over(self, error: LLMError) -> bool:
         """Whether this route may be worth trying after that error: an overflow needs a larger window, or a rule."""

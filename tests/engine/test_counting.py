@@ -13,6 +13,7 @@ from resilient_llm import AsyncClient, ContextGuard, DeadlineExceeded, Message, 
 from resilient_llm._run import HEAVY
 from resilient_llm.errors import ContextOverflow
 from resilient_llm.policies import tokens
+from resilient_llm.policies._weights import Counts
 from resilient_llm.testing import FakeBackend, say
 
 from .kit import REAL, Ask, assert_nothing_held, client, error_of
@@ -23,15 +24,15 @@ LONG = "word " * (HEAVY // 4)
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The length of each text that was estimated."""
+    """The length of each text that was measured."""
     lengths: list[int] = []
-    estimate = tokens.estimate
+    measure = tokens.measure
 
-    def noted(text: str) -> int:
+    def noted(text: str) -> Counts:
         lengths.append(len(text))
-        return estimate(text)
+        return measure(text)
 
-    monkeypatch.setattr(tokens, "estimate", noted)
+    monkeypatch.setattr(tokens, "measure", noted)
     return lengths
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import partial
 
 import anyio
@@ -70,6 +71,7 @@ async def test_a_first_token_that_is_late_after_the_load_is_still_late(ask: Ask)
             assert error.attempts[0].load >= LOAD
 
 
+@pytest.mark.invariant(36)
 async def test_five_impatient_callers_are_one_load_and_none_of_them_aborts_it() -> None:
     with FakeOllama(say("yes"), load=2 * LOAD) as server:
         async with AsyncClient(local(server, bulkhead=Bulkhead(5))) as llm:
@@ -89,6 +91,7 @@ async def test_five_impatient_callers_are_one_load_and_none_of_them_aborts_it() 
             assert [one.kind for one in server.requests if one.kind != "other"] == ["load", "chat"]
 
 
+@pytest.mark.invariant(36)
 async def test_five_patient_callers_share_one_load() -> None:
     with FakeOllama(say("yes"), load=LOAD) as server:
         async with AsyncClient(local(server, bulkhead=Bulkhead(5))) as llm:
@@ -146,6 +149,16 @@ async def test_a_warm_up_that_takes_too_long_says_so_and_its_load_goes_on() -> N
             error = await error_of(llm.warm_up(), LoadTimeout)
             assert error.route == "ollama:llama3.2"
             await loaded(server)
+
+
+async def test_a_server_that_does_not_even_say_what_it_holds_hangs_and_does_not_load(ask: Ask) -> None:
+    """It takes connections, and nothing else: to wait for a load there would be to wait for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        backend = Ollama("llama3.2", base_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        route = Route(backend, timeouts=Timeouts(load=60, first_token=0.3), retry=Retry(attempts=1))
+        async with AsyncClient(route) as llm:
+            with anyio.fail_after(20):
+                await error_of(ask(llm, timeout=50), FirstTokenTimeout)
 
 
 async def test_an_eviction_is_found_out_after_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:
