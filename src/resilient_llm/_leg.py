@@ -26,6 +26,7 @@ from resilient_llm.policies.breaker import CircuitBreaker, Transition
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, refuse
 from resilient_llm.policies.retry import Retry, RetryBudget
+from resilient_llm.policies.truncation import Counted
 
 HOSTED_SLOTS, HOSTED_MOST = 64, 1000  # attempts in flight at a hosted origin: to begin with, and at most
 
@@ -57,6 +58,7 @@ class Leg:
         self.bulkhead.resolve(slots, None if self.local else HOSTED_MOST)
         self.rate = route.rate
         self.guard = route.guard or ContextGuard()
+        self.counted = Counted()
         self.family = family_of(self.model)
         self.streams = route.streams is not False
         self.space = route.space or self.model
@@ -109,6 +111,11 @@ class Leg:
         thinks = request.reasoning not in (None, "none") if self._reasons is None else self._reasons(request)
         limits = self.thinking if thinks else self.limits
         return limits if self.streams else limits.unary()
+
+    @property
+    def counts_whole(self) -> bool:
+        """The server's count of a prompt has what it held in its cache, too."""
+        return getattr(self.backend, "counts_whole", True)
 
     def takes_over(self, error: LLMError) -> bool:
         """Whether this route may be worth trying after that error: an overflow needs a larger window, or a rule."""
