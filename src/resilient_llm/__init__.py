@@ -16,6 +16,7 @@ from resilient_llm._errors import (
     RateLimited,
     StreamInterrupted,
 )
+from resilient_llm._models import ModelInfo, Price
 from resilient_llm._options import ChatOptions
 from resilient_llm._replies import (
     Attempt,
@@ -70,11 +71,13 @@ __all__ = [
     "Image",
     "LLMError",
     "Message",
+    "ModelInfo",
     "Ollama",
     "OpenAICompatible",
     "OptionWarning",
     "OutputInvalid",
     "ParsedReply",
+    "Price",
     "RateLimit",
     "RateLimited",
     "ReasoningDelta",

@@ -15,12 +15,14 @@ import anyio
 from resilient_llm import _deadline
 from resilient_llm._answer import reply_of
 from resilient_llm._call import Call
+from resilient_llm._catalog import models_of
 from resilient_llm._deadline import Clock, Deadline
 from resilient_llm._engine import Engine
 from resilient_llm._errors import ClientClosed, LLMError, LoadTimeout
 from resilient_llm._events import Listener, teller
 from resilient_llm._explain import explain, snapshot
 from resilient_llm._leg import Leg, legs_from
+from resilient_llm._models import ModelInfo
 from resilient_llm._options import Asked, ChatOptions, chat_from, embed_from
 from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply, Space, Usage
 from resilient_llm._route import Plan, Route, route_from
@@ -185,20 +187,22 @@ class AsyncClient:
             run.leg.name, tuple(call.attempts),
         )  # fmt: skip
 
-    async def models(self) -> dict[str, tuple[str, ...]]:
+    async def models(self) -> dict[str, tuple[ModelInfo, ...]]:
         """The models that each route's server has, by route. A route that cannot tell, or may not be asked, has none.
+
+        What it says of a route's own model (its window, what it lacks) holds for the calls that follow. Prices and
+        windows that no server tells come from a catalogue, if the extra `resilient-llm[prices]` is installed.
 
         Raises:
             LLMError: no server could be asked; the error of the first.
         """
         self._check_open()
         inside = self._inside()
-        found: dict[str, tuple[str, ...]] = {}
+        found: dict[str, tuple[ModelInfo, ...]] = {}
         errors: list[LLMError] = []
         for leg in self._legs:
-            ask = getattr(leg.backend, "models", None) if leg in inside else None
             try:
-                found[leg.name] = await ask(self._aside_watch()) if ask is not None else ()
+                found[leg.name] = await models_of(leg, self._aside_watch()) if leg in inside else ()
             except LLMError as error:
                 error.route = leg.name
                 errors.append(error)

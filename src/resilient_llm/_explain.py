@@ -35,6 +35,9 @@ def _explain(number: int, leg: Leg) -> str:
     seen = f" ({learned:.3g} s by its last loads)" if learned is not None else ""
     spoken = getattr(leg.backend, "dialect", None)
     dialect = f"\n   dialect: {spoken}" if spoken else ""
+    model = f"\n   model: {leg.known}" if leg.known is not None else ""
+    if not model and leg.route.price is not None:
+        model = f"\n   price: {leg.route.price}"
     load = f" load {limits.load:g} s{seen}," if leg.ready is not None else ""
     return (
         f"{number}. {leg.name} ({'local' if leg.local else 'hosted'}, zone {leg.zone or 'asked on connecting'},"
@@ -44,5 +47,5 @@ def _explain(number: int, leg: Leg) -> str:
         f"   retry: {attempts} attempt{'s' * (attempts > 1)}, patience {retry.patience:g} s; {leg.budget!r}\n"
         f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n"
         + (f"   rate: {leg.rate!r}\n" if leg.rate is not None else "")
-        + f"   guard: {leg.guard!r}{dialect}"
+        + f"   guard: {leg.guard!r}{dialect}{model}"
     )

@@ -9,6 +9,7 @@ from typing import Any
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import ConfigError, ContextOverflow, LLMError, NoEligibleRoute, RateLimited
 from resilient_llm._events import BreakerChanged, RoutePutAside, Tell
+from resilient_llm._models import ModelInfo
 from resilient_llm._needs import why_not
 from resilient_llm._route import Route, backend_of
 from resilient_llm._types import ChatRequest, Request, Zone
@@ -29,6 +30,7 @@ class Leg:
     Attributes:
         name: unique within the client.
         aside_until: the instant until which the route is tried last.
+        known: what `models()` found out about its model.
         told_until: the instant before which the server said that it will not answer.
     """
 
@@ -54,6 +56,7 @@ class Leg:
         self.streams = route.streams is not False
         self.space = route.space or self.model
         self.aside_until = self.told_until = -math.inf
+        self.known: ModelInfo | None = None
         self._clock, self._tell = clock, tell
         self.ready = getattr(backend, "ready", None)
         self.locate = getattr(backend, "locate", None)
@@ -69,7 +72,8 @@ class Leg:
     @property
     def window(self) -> int | None:
         """The window in tokens, as far as it is known now."""
-        return self.guard.window or getattr(self.backend, "window", None)
+        listed = self.known.window if self.known is not None else None
+        return self.guard.window or getattr(self.backend, "window", None) or listed
 
     def suited(self, request: Request) -> Request:
         """The request as this route may have it: without the reasoning of others.

@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
 from resilient_llm._errors import ConfigError, LLMError
+from resilient_llm._models import Price
 from resilient_llm._needs import NEEDS, Need
 from resilient_llm._types import Request, Zone
 from resilient_llm.backends.base import Backend
@@ -50,6 +51,7 @@ class Route:
             that stops by then. Default no.
         lacks: what the model cannot do although nobody else says so: `tools`, `vision` (images), `schema` (typed
             output). Calls that need it pass this route over.
+        price: what tokens cost there, where the server does not say; in `explain()` and `models()`.
         space: the vector space of its embeddings. Default the model's name. Once a route of a client has one, only such
             routes embed.
 
@@ -74,6 +76,7 @@ class Route:
     on_break: OnBreak = "raise"
     tells_deadline: bool = False
     lacks: Collection[Need] = ()
+    price: Price | None = None
     space: str | None = None
 
     def __post_init__(self) -> None:
@@ -87,6 +90,8 @@ class Route:
             raise ConfigError(f"on_break: {self.on_break!r} is not one of raise, restart")
         if isinstance(self.lacks, str) or not set(self.lacks) <= set(NEEDS):
             raise ConfigError(f"lacks: {self.lacks!r} is not a collection of {', '.join(NEEDS)}")
+        if self.price is not None and not isinstance(self.price, Price):
+            raise ConfigError(f"price: {self.price!r} is not a Price")
         for kind in self.falls_back_on:
             if not (isinstance(kind, type) and issubclass(kind, LLMError)):
                 raise ConfigError(f"falls_back_on: {kind!r} is not a class of error of this library")

@@ -20,6 +20,7 @@ from resilient_llm._deadline import Clock
 from resilient_llm._errors import ClientClosed
 from resilient_llm._events import Listener
 from resilient_llm._fork import forgets
+from resilient_llm._models import ModelInfo
 from resilient_llm._options import ChatOptions
 from resilient_llm._portal import Errand, Portal
 from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply
@@ -100,7 +101,7 @@ class Client:
         finally:
             del messages, options
 
-    def models(self) -> dict[str, tuple[str, ...]]:
+    def models(self) -> dict[str, tuple[ModelInfo, ...]]:
         """As `AsyncClient.models`."""
         return self._wait(self._llm.models())
 

@@ -155,7 +155,8 @@ async def test_what_is_in_force_and_what_state_it_is_in(ask: Ask) -> None:
 
 async def test_the_models_of_every_route_are_listed() -> None:
     llm = client(FakeBackend(name="a", model="m1"), FakeBackend(name="b", model="m2"))
-    assert await llm.models() == {"a": ("m1",), "b": ("m2",)}
+    models = await llm.models()
+    assert {route: [one.name for one in each] for route, each in models.items()} == {"a": ["m1"], "b": ["m2"]}
 
 
 @REAL
@@ -170,7 +171,7 @@ async def test_one_server_that_is_down_hides_no_other_in_the_list_of_models() ->
             OpenAICompatible("m", base_url=far.url, api_key="k", name="far"),
         ) as llm:
             models = await llm.models()
-            assert models["ollama:llama3.2"] == ("llama3.2:latest",)
+            assert [one.name for one in models["ollama:llama3.2"]] == ["llama3.2:latest"]
             assert models["far"]
             assert "gone" not in models
         async with AsyncClient(OpenAICompatible("m", base_url=url, api_key="k", name="gone")) as llm:

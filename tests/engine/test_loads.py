@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import partial
 
 import anyio
@@ -146,6 +147,16 @@ async def test_a_warm_up_that_takes_too_long_says_so_and_its_load_goes_on() -> N
             error = await error_of(llm.warm_up(), LoadTimeout)
             assert error.route == "ollama:llama3.2"
             await loaded(server)
+
+
+async def test_a_server_that_does_not_even_say_what_it_holds_hangs_and_does_not_load(ask: Ask) -> None:
+    """It takes connections, and nothing else: to wait for a load there would be to wait for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        backend = Ollama("llama3.2", base_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        route = Route(backend, timeouts=Timeouts(load=60, first_token=0.3), retry=Retry(attempts=1))
+        async with AsyncClient(route) as llm:
+            with anyio.fail_after(20):
+                await error_of(ask(llm, timeout=50), FirstTokenTimeout)
 
 
 async def test_an_eviction_is_found_out_after_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:

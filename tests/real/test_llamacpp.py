@@ -118,7 +118,10 @@ async def test_typed_output_is_constrained_by_the_server_and_checked_here(llama_
 
 async def test_the_server_names_its_models(llama: Server) -> None:
     async with AsyncClient(to_llama(llama)) as llm:
-        assert await llm.models() == {"compatible:scripted": ("scripted",)}
+        (model,) = (await llm.models())["compatible:scripted"]
+        assert (model.name, model.window, model.sources) == ("scripted", 2048, {"window": "server"})
+        assert model.lacks == {"vision"}
+        assert "window 2048" in llm.explain()
 
 
 @pytest.mark.parametrize("streams", [True, False])
@@ -157,7 +160,7 @@ async def test_a_window_that_is_known_spares_the_server_the_question(llama_narro
     async with AsyncClient(guarded) as llm:
         with pytest.raises(ContextOverflow) as caught:
             await llm.chat(2 * TOO_LONG)  # our estimate is that of ordinary tokenizers: one a word
-    assert caught.value.attempts == ()
+    assert [type(one.error) for one in caught.value.attempts] == [ContextOverflow]  # refused here
     assert caught.value.limit == NARROW - 64
     assert (caught.value.tokens or 0) > NARROW
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resilient_llm import AsyncClient, ChatStream, Client, LLMError, Retry, Route, Stream
+from resilient_llm import AsyncClient, ChatStream, Client, LLMError, ModelInfo, Retry, Route, Stream
 from resilient_llm.errors import ServerError
 from resilient_llm.testing import FakeBackend, cut, fail, say
 
@@ -70,7 +70,7 @@ def test_arguments_of_the_constructor_reach_the_engine() -> None:
         assert llm.chat("hi").route == "home"
         assert times
         assert set(llm.snapshot()) == {"hosted", "home"}
-        assert llm.models() == {"hosted": (), "home": ("home",)}  # the first may not be asked
+        assert llm.models() == {"hosted": (), "home": (ModelInfo("home"),)}  # the first may not be asked
         assert llm.warm_up() is None
         assert repr(llm) == "Client(hosted, home)"
 

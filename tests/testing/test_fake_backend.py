@@ -18,6 +18,7 @@ from resilient_llm import (
     ConfigError,
     EmbedRequest,
     Message,
+    ModelInfo,
     Retry,
     Route,
     ToolCall,
@@ -469,7 +470,7 @@ async def test_its_attributes_are_those_of_a_backend() -> None:
     backend = FakeBackend(say("a"), name="n", model="m", provider="p", origin="o", window=4096, slots=3)
     async with client(backend) as llm:
         served = (await llm.chat("hi")).served_by
-        assert await llm.models() == {"n": ("m",)}
+        assert await llm.models() == {"n": (ModelInfo("m", window=4096, sources={"window": "backend"}),)}
         assert llm.snapshot()["n"]["bulkhead"].slots == 3
     assert (served.route, served.model, served.provider, served.window) == ("n", "m", "p", 4096)
     assert backend.origin == "o"

@@ -25,6 +25,7 @@ from resilient_llm import (
     EmbedReply,
     EmbedRequest,
     Message,
+    ModelInfo,
     Ollama,
     OpenAICompatible,
     ParsedReply,
@@ -111,7 +112,7 @@ async def asynchronous(key: str) -> None:
         async with llm.stream("hi") as stream:
             async for text in stream.text():
                 assert_type(text, str)
-        assert_type(await llm.models(), dict[str, tuple[str, ...]])
+        assert_type(await llm.models(), dict[str, tuple[ModelInfo, ...]])
         assert_type(bind(get_weather)("Paris", days=2), str)
 
 

@@ -142,7 +142,7 @@ class Exchange:
             if isinstance(error, LLMError) and error.request_id is None:
                 error.request_id = self.request_id
             raise cut(error)
-        failed = classify(error, begun=begun)
+        failed = classify(error, self._transport.origin, begun=begun)
         if failed is None:
             raise error
         failed.request_id = self.request_id
@@ -165,7 +165,7 @@ class Exchange:
             except StopAsyncIteration:
                 self._ended = True
             except Exception as broken:  # the answer is whole; how its connection ends is no matter
-                if classify(broken, begun=True) is None:
+                if classify(broken, self._transport.origin, begun=True) is None:
                     raise
 
     async def _close(self) -> None:
@@ -216,7 +216,7 @@ async def fetch(
         except BaseException as failure:
             if isinstance(failure, LLMError) or not isinstance(failure, Exception):
                 raise cut(failure)
-            failed = classify(failure, begun=False)
+            failed = classify(failure, transport.origin, begun=False)
             if failed is None:
                 raise
             raise failed from failed.__cause__

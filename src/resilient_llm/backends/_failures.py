@@ -24,15 +24,15 @@ from resilient_llm._errors import (
     StreamStalled,
 )
 
-Made = Callable[[str], LLMError]
+Made = Callable[[str, str], LLMError]  # of the text and the origin
 E = TypeVar("E", bound=BaseException)
 
 
-def _busy_pool(text: str) -> LLMError:
+def _busy_pool(text: str, _: str) -> LLMError:
     return Overloaded(f"the http_client's own pool is full: {text}", fault="nobody")
 
 
-def _protocol(text: str) -> LLMError:
+def _protocol(text: str, _: str) -> LLMError:
     """The peer went away, or what it sent is not HTTP; the library has one class for both."""
     if "disconnected" in text or "peer closed" in text:
         return ConnectFailed(f"the connection broke before the answer began: {text}")
@@ -40,46 +40,48 @@ def _protocol(text: str) -> LLMError:
 
 
 BEFORE: dict[str, Made] = {
-    "ConnectTimeout": lambda _: ConnectTimeout("no connection within the http_client's own limit"),
+    "ConnectTimeout": lambda *_: ConnectTimeout("no connection within the http_client's own limit"),
+    "ConnectError": lambda text, at: ConnectFailed(f"no connection to {at}: {text}"),
     "PoolTimeout": _busy_pool,
-    "ReadTimeout": lambda _: FirstTokenTimeout("no answer within the http_client's own limit"),
+    "ReadTimeout": lambda *_: FirstTokenTimeout("no answer within the http_client's own limit"),
     "RemoteProtocolError": _protocol,
-    "LocalProtocolError": lambda text: BadRequest(f"the request is not valid HTTP: {text}"),
-    "UnsupportedProtocol": lambda text: ConfigError(f"base_url: {text}"),
-    "InvalidURL": lambda text: ConfigError(f"base_url: {text}"),
-    "DecodingError": lambda text: Malformed(f"the body cannot be decompressed: {text}"),
-    "NetworkError": lambda text: ConnectFailed(f"the connection failed: {text}"),
-    "TimeoutException": lambda text: ConnectFailed(f"the connection failed: {text}"),
-    "ProxyError": lambda text: ConnectFailed(f"the proxy failed: {text}"),
-    "HTTPError": lambda text: ConnectFailed(f"the connection failed: {text}"),
-    "SSLError": lambda text: ConnectFailed(f"TLS failed: {text}"),
-    "OSError": lambda text: ConnectFailed(f"the connection failed: {text}"),
-    "ClosedResourceError": lambda _: ConnectFailed("the connection was closed under the request"),
-    "BrokenResourceError": lambda _: ConnectFailed("the connection broke"),
+    "LocalProtocolError": lambda text, _: BadRequest(f"the request is not valid HTTP: {text}"),
+    "UnsupportedProtocol": lambda text, _: ConfigError(f"base_url: {text}"),
+    "InvalidURL": lambda text, _: ConfigError(f"base_url: {text}"),
+    "DecodingError": lambda text, _: Malformed(f"the body cannot be decompressed: {text}"),
+    "NetworkError": lambda text, _: ConnectFailed(f"the connection failed: {text}"),
+    "TimeoutException": lambda text, _: ConnectFailed(f"the connection failed: {text}"),
+    "ProxyError": lambda text, _: ConnectFailed(f"the proxy failed: {text}"),
+    "HTTPError": lambda text, _: ConnectFailed(f"the connection failed: {text}"),
+    "SSLError": lambda text, _: ConnectFailed(f"TLS failed: {text}"),
+    "OSError": lambda text, _: ConnectFailed(f"the connection failed: {text}"),
+    "ClosedResourceError": lambda *_: ConnectFailed("the connection was closed under the request"),
+    "BrokenResourceError": lambda *_: ConnectFailed("the connection broke"),
 }
 DURING: dict[str, Made] = {
     **BEFORE,
-    "ReadTimeout": lambda _: StreamStalled("no bytes within the http_client's own limit"),
-    "RemoteProtocolError": lambda _: StreamInterrupted("the connection broke in mid-answer"),
-    "NetworkError": lambda _: StreamInterrupted("the connection broke in mid-answer"),
-    "HTTPError": lambda _: StreamInterrupted("the connection broke in mid-answer"),
-    "OSError": lambda _: StreamInterrupted("the connection broke in mid-answer"),
-    "ClosedResourceError": lambda _: StreamInterrupted("the connection was closed in mid-answer"),
-    "BrokenResourceError": lambda _: StreamInterrupted("the connection broke in mid-answer"),
+    "ReadTimeout": lambda *_: StreamStalled("no bytes within the http_client's own limit"),
+    "RemoteProtocolError": lambda *_: StreamInterrupted("the connection broke in mid-answer"),
+    "NetworkError": lambda *_: StreamInterrupted("the connection broke in mid-answer"),
+    "HTTPError": lambda *_: StreamInterrupted("the connection broke in mid-answer"),
+    "OSError": lambda *_: StreamInterrupted("the connection broke in mid-answer"),
+    "ClosedResourceError": lambda *_: StreamInterrupted("the connection was closed in mid-answer"),
+    "BrokenResourceError": lambda *_: StreamInterrupted("the connection broke in mid-answer"),
 }
 
 
-def classify(error: Exception, *, begun: bool) -> LLMError | None:
+def classify(error: Exception, origin: str, *, begun: bool) -> LLMError | None:
     """The typed error, chained to a copy of the cause whose traceback is cut; `None` if this is no failure of HTTP.
 
     Args:
         error: what the library raised.
+        origin: of the server.
         begun: the answer had begun.
     """
     table = DURING if begun else BEFORE
     for kind in type(error).__mro__:
         if kind.__name__ in table:
-            made = table[kind.__name__](str(error) or type(error).__name__)
+            made = table[kind.__name__](str(error) or type(error).__name__, origin)
             made.__cause__ = cut(error)
             return made
     if isinstance(error, RuntimeError) and "client has been closed" in str(error):

@@ -101,7 +101,8 @@ class Memory:
             return
         watch.enter("load")
         here = self._on_this_loop()
-        if here.loading is not None or await self.resident(watch) is not True:
+        # A server that does not even say what it holds hangs: to call that a load would be to wait for minutes.
+        if here.loading is not None or await self.resident(watch) is False:
             embed = isinstance(request, EmbedRequest) if request is not None else await self.only_embeds(watch)
             await self.load(embed=embed, watch=watch)
         elif self.server.version is None:

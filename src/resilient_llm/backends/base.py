@@ -13,7 +13,7 @@ A backend needs `name` and `open`. The rest is optional; the engine asks once, w
     async ready(request, watch) -> None    brings the model into memory, before the first token is waited for; with
                                            None for a request it only warms up
     async locate(watch) -> Zone            where the model really runs, asked before anything private is sent
-    async models() -> tuple[str, ...]      what it has
+    async models(watch) -> tuple[ModelInfo | str, ...]   what it has
     lacks(request) -> str | None           why it cannot take this request, as far as it knows without asking: then the
                                            route is passed over
     learn(request, error) -> bool          will this request be written otherwise, because of that refusal? Then it is

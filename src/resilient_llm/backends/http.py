@@ -58,7 +58,9 @@ def _told(trace: Any, method: bytes, url: str) -> Sequence[tuple[bytes, bytes]]:
 
 
 class Transport(Protocol):
-    """Sends one request and gives the head of its answer."""
+    """Sends one request and gives the head of its answer. `origin` is where to."""
+
+    origin: str
 
     async def send(self, method: bytes, path: str, body: bytes, watch: Watch) -> Answer:
         """Raises whatever the HTTP library raises; `exchange.py` classifies it."""
@@ -173,7 +175,7 @@ class OwnTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         import httpcore2  # noqa: F401  # now, because in the first call it would hold up the event loop
 
-        self._endpoint = endpoint
+        self._endpoint, self.origin = endpoint, endpoint.origin
         self._urls: dict[str, httpcore2.URL] = {}
         self._loops: dict[Any, _Pools] = {}
 
@@ -248,7 +250,7 @@ class UserTransport:
     def __init__(self, endpoint: Endpoint, client: Any) -> None:
         if not all(callable(getattr(client, verb, None)) for verb in ("send", "build_request", "aclose")):
             raise ConfigError("http_client: an httpx2.AsyncClient or an httpx.AsyncClient is needed")
-        self._endpoint, self._client = endpoint, client
+        self._endpoint, self.origin, self._client = endpoint, endpoint.origin, client
         keyed = any(name.lower() == b"authorization" for name, _ in endpoint.headers)
         self._how: dict[str, Any] = {"stream": True, "follow_redirects": False, **({"auth": None} if keyed else {})}
         self._loop: Any = None

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from resilient_llm._detached import Detached
 from resilient_llm._errors import ConfigError, LLMError
+from resilient_llm._models import ModelInfo, told
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm._zones import zone_of
@@ -23,7 +25,7 @@ from resilient_llm.backends._ollama_server import Server
 from resilient_llm.backends._ollama_silence import Loops, Question
 from resilient_llm.backends.base import Batches
 from resilient_llm.backends.http import OwnTransport, Transport, UserTransport
-from resilient_llm.wire.ollama import OllamaCodec
+from resilient_llm.wire.ollama import OllamaCodec, same_model
 
 
 class Ollama:
@@ -147,13 +149,16 @@ class Ollama:
             return "internet"
         return "internet" if (await self._server.show(watch)).remote_host else self.zone
 
-    async def models(self, watch: Watch) -> tuple[str, ...]:
-        """The names of the models that are pulled.
+    async def models(self, watch: Watch) -> tuple[ModelInfo, ...]:
+        """The models that are pulled. Only of its own is the window known, and only as it is loaded or was asked for.
 
         Raises:
             LLMError: the server could not be asked.
         """
-        return await self._server.models(watch)
+        source = "server" if self._memory.entry is not None else "user"
+        own = told(self.model, source, window=self.window)
+        names = await self._server.models(watch)
+        return tuple(replace(own, name=one) if same_model(one, self.model) else ModelInfo(one) for one in names)
 
     def served(self) -> dict[str, Any]:
         """Digest, quantization and window, as far as `/api/ps` told."""

@@ -8,17 +8,17 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
-from pydantic_core import from_json
-
 from resilient_llm._detached import Detached
-from resilient_llm._errors import ConfigError, LLMError, Malformed
+from resilient_llm._errors import ConfigError, LLMError
+from resilient_llm._models import ModelInfo, best, told
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
-from resilient_llm.backends._endpoint import endpoint
+from resilient_llm.backends._endpoint import Endpoint, endpoint
 from resilient_llm.backends._exchange import Exchange, fetch
 from resilient_llm.backends.base import Batches
 from resilient_llm.backends.http import OwnTransport, Transport, UserTransport
 from resilient_llm.backends.providers import HOSTS, PROVIDERS, name_at, provider_at
+from resilient_llm.wire._openai_models import ELSEWHERE, kind_of, named, parse_models, window_in
 from resilient_llm.wire.openai import OpenAICodec, Profile, profile_for
 
 METADATA_TIME = 5.0  # seconds for a metadata call; hosted catalogues are long
@@ -79,13 +79,15 @@ class OpenAICompatible:
             api_key = os.environ.get("OPENAI_API_KEY")  # who set OPENAI_BASE_URL means it for that address
         self.model = model
         self.name = name or f"{self.provider}:{model}"
-        self.window = context_window
+        self._given = context_window
+        self._told: int | None = None
         self.zone: Zone | None = "internet"
         at = endpoint(base_url, headers or {}, api_key or None)
         self.origin = at.origin
         self._extra = dict(extra or {})
         self._codec = OpenAICodec(model, profile=_profile(profile, self.provider, model))
-        self._transport: Transport = OwnTransport(at) if http_client is None else UserTransport(at, http_client)
+        self._at, self._client = at, http_client
+        self._transport = self._to(at)
         self._detached = Detached()
 
     def open(self, request: Request, watch: Watch, *, stream: bool = True) -> AbstractAsyncContextManager[Batches]:
@@ -111,17 +113,50 @@ class OpenAICompatible:
         """Whose dialect it speaks, and what was learned from refusals."""
         return self._codec.dialect
 
-    async def models(self, watch: Watch) -> tuple[str, ...]:
-        """The names of the models that the server offers.
+    async def models(self, watch: Watch) -> tuple[ModelInfo, ...]:
+        """The models that the server offers, and what it tells of them; of its own model it is remembered.
 
         Raises:
             LLMError: it could not be asked.
         """
-        body = await fetch(self._transport, b"GET", "/models", b"", self._codec.error, watch, METADATA_TIME)
+        body = await self._ask(self._transport, "/models", watch)
+        found = parse_models(body)
+        own = named(found, self.model) or ModelInfo(self.model)
+        if own.window is None:
+            own = best(own, await self._elsewhere(kind_of(body), watch))
+        self._told = own.window or self._told
+        self._codec.lacking(own.lacks)
+        mine = best(own, told(own.name, "user", window=self._given))
+        return tuple(mine if one.name == own.name else one for one in found)
+
+    async def _elsewhere(self, owner: str | None, watch: Watch) -> ModelInfo:
+        """The window from where else a server of this kind tells it. It may say nothing."""
+        kind = next((one for one in (self._codec.profile.name, owner) if one in ELSEWHERE), None)
+        if kind is None:
+            return ModelInfo(self.model)
+        path, keys = ELSEWHERE[kind]
+        root = self._to(replace(self._at, prefix=self._at.prefix.removesuffix("/v1")))
         try:
-            return tuple(sorted(str(one["id"]) for one in from_json(body)["data"]))
-        except (ValueError, KeyError, TypeError):
-            raise Malformed("/models: not a list of models") from None
+            body = await self._ask(root, path, watch)
+            if keys:
+                return told(self.model, "server", window=window_in(body, keys))
+            return named(parse_models(body), self.model) or ModelInfo(self.model)
+        except LLMError:
+            return ModelInfo(self.model)
+        finally:
+            await root.aclose()
+
+    async def _ask(self, transport: Transport, path: str, watch: Watch) -> bytes:
+        return await fetch(transport, b"GET", path, b"", self._codec.error, watch, METADATA_TIME)
+
+    def _to(self, at: Endpoint) -> Transport:
+        return OwnTransport(at) if self._client is None else UserTransport(at, self._client)
+
+    @property
+    def window(self) -> int | None:
+        """The context window in tokens: what the server said when it was asked for its models, else what was given."""
+        known = [size for size in (self._told, self._given) if size is not None]
+        return min(known) if known else None
 
     def served(self) -> dict[str, Any]:
         """What is known of the model beside its name."""

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -36,5 +37,6 @@ def aside_for(error: LLMError) -> float | None:
     if isinstance(error, RateLimited) and error.oversize:
         return None  # this request is too large for the route, which is fine for others
     if isinstance(error, _ASIDE_FOR):
-        return ASIDE if error.retry_after is None else error.retry_after
+        hint = error.retry_after
+        return hint if hint is not None and 0 <= hint < math.inf else ASIDE
     return None

@@ -11,8 +11,9 @@ Rules:
 
 from __future__ import annotations
 
-import math
 import random
+import sys
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from resilient_llm._errors import (
     RateLimited,
     StreamStalled,
 )
+from resilient_llm._fork import forgets
 
 if TYPE_CHECKING:
     from tenacity.wait import wait_base
@@ -84,16 +86,17 @@ class Retry:
             return None
         if local and isinstance(error, _TIMEOUTS):
             return None
-        if error.retry_after is not None:
-            if error.retry_after > LONGEST_HINT:
-                return None
-            wait = error.retry_after * rng.uniform(1.0, 1.1)
+        hint = error.retry_after
+        if hint is not None and hint > LONGEST_HINT:
+            return None
+        if hint is not None and hint >= 0:  # a backend of the user's may say anything
+            wait = hint * rng.uniform(1.0, 1.1)
         elif self.wait is not None:
-            wait = self.wait(_state(tried, error))
+            wait = max(0.0, self.wait(_state(tried, error)))
         else:
             base = 1.0 if isinstance(error, _THROTTLED) and not local else 0.5
             wait = rng.uniform(0.0, min(10.0 if local else 20.0, base * 2 ** min(tried - 1, 30)))
-        if wait >= left or (others and wait > self.patience):
+        if not wait < left or (others and wait > self.patience):  # also turns NaN away
             return None
         return wait
 
@@ -111,41 +114,51 @@ def _state(tried: int, error: LLMError) -> Any:
 class RetryBudget:
     """How many repeats a route may make, as a share of its calls: retries must not multiply an outage.
 
-    Every call adds `ratio`, every repeat takes 1, and there are never more than `burst`; it starts full. So the
-    attempts of N calls are at most N + burst + ratio·N. No clock is involved: calls outlive any window.
+    Every call that is sent adds `ratio`, every repeat takes 1, and there are never more than `burst`; it starts full.
+    So the attempts of N calls are at most N + burst + ratio·N. No clock is involved: calls outlive any window.
 
     Args:
         ratio: added per call, from 0 to 1. Default 0.1.
         burst: the most it holds. Default 10 hosted, 5 local.
 
-    Share one by giving the same object to several routes.
+    Share one by giving the same object to several routes, of any client, loop or thread.
 
     Raises:
         ConfigError: a value is out of range.
     """
 
     def __init__(self, ratio: float = 0.1, burst: float = 10) -> None:
-        if not 0 <= ratio <= 1:
-            raise ConfigError(f"ratio: {ratio!r} is not between 0 and 1")
-        if not 0 <= burst < math.inf:
-            raise ConfigError(f"burst: {burst!r} is not 0 or more")
+        for name, value, most in (("ratio", ratio, 1.0), ("burst", burst, sys.float_info.max)):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number and 0 <= value <= most):
+                allowed = "between 0 and 1" if name == "ratio" else "0 or more"
+                raise ConfigError(f"{name}: {value!r} is not a number {allowed}")
         self.ratio, self.burst = ratio, burst
         self.balance = float(burst)
+        self._lock = threading.RLock()  # a finaliser may give back inside a step that holds it
+        forgets(self)
+
+    def after_fork(self) -> None:
+        """In the child nobody holds the lock."""
+        self._lock = threading.RLock()
 
     def deposit(self) -> None:
-        """A call begins on this route."""
-        self.balance = min(self.burst, self.balance + self.ratio)
+        """A call was sent over this route, for the first time."""
+        with self._lock:
+            self.balance = min(self.burst, self.balance + self.ratio)
 
     def draw(self) -> bool:
         """Takes 1 for a repeat, if there is one."""
-        if self.balance < 1:
-            return False
-        self.balance -= 1
-        return True
+        with self._lock:
+            if self.balance < 1:
+                return False
+            self.balance -= 1
+            return True
 
     def refund(self) -> None:
         """The repeat was never sent."""
-        self.balance = min(self.burst, self.balance + 1)
+        with self._lock:
+            self.balance = min(self.burst, self.balance + 1)
 
     def __repr__(self) -> str:
         return f"RetryBudget({self.balance:.1f} of {self.burst:g} left, +{self.ratio:g} a call)"

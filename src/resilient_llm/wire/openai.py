@@ -6,11 +6,11 @@ what differs between servers is data in `_openai_profiles` (what they take) and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from resilient_llm._errors import LLMError, UnsupportedParameter
-from resilient_llm._needs import need_behind, needs_of, why_not
+from resilient_llm._needs import Need, need_behind, needs_of, why_not
 from resilient_llm._types import ChatRequest, EmbedRequest, Request
 from resilient_llm.wire import Decoder, HTTPCall
 from resilient_llm.wire._openai_embed import read_embeddings
@@ -76,6 +76,11 @@ class OpenAICodec:
         self._learned.append(told(self.profile, after))
         self.profile = after
         return need is None
+
+    def lacking(self, needs: Collection[Need]) -> None:
+        """Takes in what the server's list of models says that this one does not take."""
+        if needs:
+            self.profile = replace(self.profile, lacks=self.profile.lacks | frozenset(needs))
 
     def lacks(self, request: ChatRequest) -> str | None:
         """Why it cannot take this, as far as is known."""

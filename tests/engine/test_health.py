@@ -1,0 +1,60 @@
+"""What moves a breaker through the engine, and what does not; and that a call on which nothing fails costs nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from resilient_llm import LLMError, Retry, Route, errors
+from resilient_llm.errors import BackendFailed, RequestRejected
+from resilient_llm.testing import FakeBackend, fail, say
+
+from .kit import Ask, client, error_of, unlimited
+
+pytestmark = pytest.mark.anyio
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LLMError)]
+MISTAKES = [kind for kind in KINDS if issubclass(kind, RequestRejected)]
+FAILURES = [kind for kind in KINDS if issubclass(kind, BackendFailed)]
+
+
+@pytest.mark.invariant(12)
+@pytest.mark.parametrize("kind", MISTAKES, ids=lambda kind: kind.__name__)
+async def test_a_callers_mistake_never_opens_a_breaker(ask: Ask, kind: type[LLMError]) -> None:
+    llm = client(FakeBackend(fail(kind("no", status=400)), name="a"))
+    for _ in range(30):
+        await error_of(ask(llm), kind)
+    state = llm.snapshot()["a"]["breaker"]
+    assert (state.state, state.failures, state.failed, state.slow) == ("closed", 0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", FAILURES, ids=lambda kind: kind.__name__)
+async def test_a_dead_server_always_opens_it(ask: Ask, kind: type[LLMError]) -> None:
+    backend = FakeBackend(fail(kind("no")), name="a")
+    llm = client(Route(backend, retry=Retry(attempts=1)))
+    for _ in range(20):
+        await error_of(ask(llm))
+    assert llm.snapshot()["a"]["breaker"].state == "open"
+    assert len(backend.requests) <= 5
+
+
+@pytest.mark.invariant(7, 12)
+@pytest.mark.parametrize("kind", ["RateLimited", "QuotaExhausted", "EmptyReply", "OutputInvalid"])
+async def test_what_nobody_is_to_blame_for_moves_nothing(ask: Ask, kind: str) -> None:
+    llm = client(Route(FakeBackend(fail(getattr(errors, kind)("no")), name="a"), budget=unlimited()))
+    for _ in range(30):
+        await error_of(ask(llm), getattr(errors, kind))
+    state = llm.snapshot()["a"]["breaker"]
+    assert (state.state, state.failures, state.failed) == ("closed", 0, 0)
+
+
+@pytest.mark.invariant(41)
+async def test_where_nothing_fails_the_answer_is_the_backends_after_one_attempt_and_all_is_as_before(ask: Ask) -> None:
+    backend = FakeBackend(say("just ", "this"), name="a")
+    llm = client(backend, FakeBackend(name="b"))
+    before = {name: repr(state) for name, state in llm.snapshot().items()}
+    reply = await ask(llm)
+    assert (reply.text, reply.route, reply.degraded) == ("just this", "a", ())
+    assert [(one.number, one.kind, one.error) for one in reply.attempts] == [(1, "first", None)]
+    assert reply.timings.total == reply.timings.backoff == 0
+    after = {name: repr(state) for name, state in llm.snapshot().items()}
+    assert after["b"] == before["b"]
+    assert (backend.opened, backend.active) == (1, 0)
