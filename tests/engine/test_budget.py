@@ -16,6 +16,7 @@ pytestmark = pytest.mark.anyio
 DEAD = CircuitBreaker(mode="observe_only")
 
 
+@pytest.mark.invariant(15)
 @pytest.mark.parametrize("calls", [1, 30, 200])
 async def test_repeats_on_a_dead_route_are_bounded_by_its_budget(ask: Ask, calls: int) -> None:
     backend = FakeBackend(fail(ServerError("dead")))

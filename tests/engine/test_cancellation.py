@@ -61,6 +61,7 @@ SCENARIOS: dict[str, Callable[[], list[Route]]] = {
 }
 
 
+@pytest.mark.invariant(1, 3, 40)
 @pytest.mark.parametrize("work", [chat, stream, half_a_stream, embed])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 async def test_a_cancellation_at_every_checkpoint_leaves_nothing_held(
@@ -86,6 +87,7 @@ def repeats(backend: Any) -> int:
     return len(backend.requests) - len(set(map(id, backend.requests)))
 
 
+@pytest.mark.invariant(3)
 @pytest.mark.parametrize("work", [chat, stream, embed])
 async def test_a_cancellation_while_it_waits_in_the_queue_leaves_no_place_taken(work: Callable[..., Any]) -> None:
     for number in range(1, 100):
@@ -101,6 +103,7 @@ async def test_a_cancellation_while_it_waits_in_the_queue_leaves_no_place_taken(
     assert number > 3
 
 
+@pytest.mark.invariant(1, 27)
 async def test_a_slot_that_comes_at_the_moment_of_the_cancellation_is_not_lost() -> None:
     backend = FakeBackend(say("a", first=5), slots=1)
     llm = client(backend)
@@ -113,6 +116,7 @@ async def test_a_slot_that_comes_at_the_moment_of_the_cancellation_is_not_lost()
     assert_nothing_held(llm, backend)
 
 
+@pytest.mark.invariant(7)
 async def test_a_cancelled_probe_gives_no_verdict_and_frees_its_place() -> None:
     backend = FakeBackend(fail(ServerError("no")), hang(), say("back"))
     breaker = CircuitBreaker(failures=1, cooldown=5)
@@ -174,6 +178,7 @@ async def test_a_caller_who_leaves_a_server_that_is_answering_tells_for_it() -> 
     assert llm.snapshot()["fake"]["breaker"].failures == 0
 
 
+@pytest.mark.invariant(11)
 async def test_callers_who_leave_early_or_in_mid_answer_say_nothing_against_the_server() -> None:
     llm = client(FakeBackend(say(*"abcdefghij", first=4, gap=4)))
     for seconds in [1, 2, 3, 3.9, 10, 20, 30] * 2:
@@ -183,6 +188,7 @@ async def test_callers_who_leave_early_or_in_mid_answer_say_nothing_against_the_
     assert (breaker.state, breaker.failures, breaker.slow) == ("closed", 0, 0)
 
 
+@pytest.mark.invariant(23)
 @pytest.mark.parametrize("seconds", [59.9, 60.0, 60.1])
 async def test_a_cancellation_from_outside_is_told_from_our_own_limit(seconds: float) -> None:
     backend = FakeBackend(hang())

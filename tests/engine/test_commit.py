@@ -46,6 +46,7 @@ async def test_a_chat_whose_answer_breaks_off_is_asked_for_again(step: object, k
     assert [(one.kind, type(one.error)) for one in reply.attempts] == [("first", kind), ("retry", type(None))]
 
 
+@pytest.mark.invariant(17, 31)
 @pytest.mark.parametrize(("step", "kind"), BREAKS)
 async def test_a_stream_is_never_replayed_after_its_first_event(step: object, kind: type) -> None:
     first, second = FakeBackend(step, say("again"), name="a"), FakeBackend(say("other"), name="b")  # type: ignore[arg-type]

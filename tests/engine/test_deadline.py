@@ -31,6 +31,7 @@ WAITS: dict[str, tuple[FakeBackend | Any, str]] = {
 }
 
 
+@pytest.mark.invariant(21)
 @pytest.mark.parametrize("seconds", [0.5, 6])
 @pytest.mark.parametrize("what", WAITS)
 async def test_the_deadline_ends_every_phase(ask: Ask, what: str, seconds: float) -> None:
@@ -105,6 +106,7 @@ SAID = [
 ]
 
 
+@pytest.mark.invariant(22)
 @pytest.mark.parametrize(("call", "inner", "outer", "scope", "seconds"), SAID)
 async def test_the_least_of_all_deadlines_holds(
     ask: Ask, call: float, inner: float, outer: float, scope: float, seconds: float
@@ -164,6 +166,7 @@ async def test_a_block_holds_in_a_worker_thread(ask: Ask) -> None:
         assert await seconds_of(anyio.to_thread.run_sync(work), DeadlineExceeded) <= 0.1 + LATE
 
 
+@pytest.mark.invariant(23, 24)
 async def test_move_on_after_stays_silent(ask: Ask) -> None:
     backend = FakeBackend(hang())
     llm = client(Route(backend, timeouts=LONG))

@@ -153,6 +153,7 @@ async def test_an_embedding_in_batches_is_one_call() -> None:
     assert told[0] == CallStarted(1, "embed")
 
 
+@pytest.mark.invariant(13)
 async def test_a_breaker_and_the_guard_are_told(ask: Ask) -> None:
     told: list[ClientEvent] = []
     route = Route(
@@ -168,6 +169,7 @@ async def test_a_breaker_and_the_guard_are_told(ask: Ask) -> None:
     assert isinstance(refused.attempt.error, ContextOverflow)
 
 
+@pytest.mark.invariant(38)
 async def test_a_listener_that_raises_is_logged_and_the_others_hear(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
     told: list[ClientEvent] = []
 

@@ -85,6 +85,7 @@ async def test_an_instance_may_say_otherwise_than_its_class(ask: Ask) -> None:
     assert second.requests == []
 
 
+@pytest.mark.invariant(42)
 async def test_all_routes_failed_carries_every_failure_and_every_attempt(ask: Ask) -> None:
     routes = [
         Route(FakeBackend(fail(ServerError("broken", status=500)), name="a"), retry=Retry(attempts=2)),
@@ -156,6 +157,7 @@ async def test_a_route_put_aside_is_still_tried_when_the_others_fail(ask: Ask) -
     assert [one.route for one in reply.attempts] == ["second", "first"]
 
 
+@pytest.mark.invariant(35)
 async def test_a_route_put_aside_that_is_alone_is_always_tried(ask: Ask) -> None:
     only = FakeBackend(fail(QuotaExhausted("spent", retry_after=3600)), say("back"))
     llm = client(only)

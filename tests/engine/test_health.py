@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resilient_llm import LLMError, Retry, Route, errors
+from resilient_llm import Bulkhead, CircuitBreaker, LLMError, Retry, Route, errors
 from resilient_llm.errors import BackendFailed, RequestRejected
 from resilient_llm.testing import FakeBackend, fail, say
 
@@ -58,3 +58,18 @@ async def test_where_nothing_fails_the_answer_is_the_backends_after_one_attempt_
     after = {name: repr(state) for name, state in llm.snapshot().items()}
     assert after["b"] == before["b"]
     assert (backend.opened, backend.active) == (1, 0)
+
+
+@pytest.mark.invariant(30)
+async def test_an_error_never_raises_the_number_of_slots_however_fast_it_comes(ask: Ask) -> None:
+    llm = client(
+        Route(
+            FakeBackend(fail(errors.ServerError("no")), name="a"),
+            bulkhead=Bulkhead(2, max_slots=10),
+            breaker=CircuitBreaker(mode="observe_only"),
+            retry=Retry(attempts=1),
+        )
+    )
+    for _ in range(30):
+        await error_of(ask(llm), errors.ServerError)
+    assert llm.snapshot()["a"]["bulkhead"].slots == 2

@@ -63,6 +63,7 @@ SERVED = {
 }
 
 
+@pytest.mark.invariant(1, 40)
 @pytest.mark.parametrize("work", [chat, stream, embed])
 @pytest.mark.parametrize("served", SERVED)
 async def test_a_cancellation_at_every_checkpoint_leaves_no_connection_in_use(
@@ -117,6 +118,7 @@ async def all_at_once(llm: AsyncClient, count: int) -> None:
 
 
 # httpx2 leaves a generator of its own to the collector, which closes it; only trio has a word for that.
+@pytest.mark.invariant(40)
 @pytest.mark.filterwarnings("ignore:Async generator 'httpcore2:ResourceWarning")
 async def test_a_thousand_cancelled_streams_lose_no_slot_of_a_users_pool_of_ten() -> None:
     limits = httpx2.Limits(max_connections=10)
@@ -132,6 +134,7 @@ async def test_a_thousand_cancelled_streams_lose_no_slot_of_a_users_pool_of_ten(
     assert len(server.chats) > STREAMS / 4  # the others were left before they were sent
 
 
+@pytest.mark.invariant(40)
 async def test_hundreds_of_cancelled_streams_leave_nothing_of_our_own_connections_in_use() -> None:
     with FakeOpenAI(say(*"abcd", gap=0.001)) as server:
         async with AsyncClient(hosted(server)) as llm:

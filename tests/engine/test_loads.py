@@ -71,6 +71,7 @@ async def test_a_first_token_that_is_late_after_the_load_is_still_late(ask: Ask)
             assert error.attempts[0].load >= LOAD
 
 
+@pytest.mark.invariant(36)
 async def test_five_impatient_callers_are_one_load_and_none_of_them_aborts_it() -> None:
     with FakeOllama(say("yes"), load=2 * LOAD) as server:
         async with AsyncClient(local(server, bulkhead=Bulkhead(5))) as llm:
@@ -90,6 +91,7 @@ async def test_five_impatient_callers_are_one_load_and_none_of_them_aborts_it() 
             assert [one.kind for one in server.requests if one.kind != "other"] == ["load", "chat"]
 
 
+@pytest.mark.invariant(36)
 async def test_five_patient_callers_share_one_load() -> None:
     with FakeOllama(say("yes"), load=LOAD) as server:
         async with AsyncClient(local(server, bulkhead=Bulkhead(5))) as llm:

@@ -58,6 +58,7 @@ REPEATS: dict[LLMError, tuple[int, int]] = {
 }
 
 
+@pytest.mark.invariant(14)
 @pytest.mark.parametrize("local", [False, True])
 @pytest.mark.parametrize("error", REPEATS, ids=repr)
 async def test_which_errors_are_repeated_and_how_often(ask: Ask, error: LLMError, local: bool) -> None:
@@ -74,6 +75,7 @@ async def test_the_number_of_attempts_can_be_chosen(ask: Ask) -> None:
     assert reply.text == "yes"
 
 
+@pytest.mark.invariant(42)
 async def test_the_caller_sees_the_last_error_of_its_route(ask: Ask) -> None:
     backend = FakeBackend(fail(ServerError("first")), fail(Malformed("second")))
     error = await error_of(ask(client(Route(backend, retry=Retry(attempts=2)))), Malformed)
@@ -89,6 +91,7 @@ async def test_retry_after_is_never_early_and_up_to_ten_percent_late(ask: Ask, s
     assert reply.timings.backoff == pytest.approx(waited)
 
 
+@pytest.mark.invariant(20)
 async def test_callers_do_not_return_in_step_after_retry_after() -> None:
     waits = set()
     for seed in range(10):
@@ -138,6 +141,7 @@ async def test_a_route_that_cannot_help_now_is_no_reason_for_impatience(ask: Ask
     assert [one.route for one in reply.attempts] == ["a", "a"]
 
 
+@pytest.mark.invariant(18)
 async def test_no_wait_ends_after_the_deadline(ask: Ask) -> None:
     backend = FakeBackend(fail(RateLimited("slow", retry_after=20)), say("yes"))
     assert await seconds_of(ask(client(backend), timeout=15), RateLimited) == 0

@@ -14,6 +14,7 @@ from .kit import assert_nothing_held, client, error_of
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.invariant(31)
 async def test_the_events_come_in_order_and_the_last_one_is_done() -> None:
     call = ToolCall("get_weather", {"city": "Paris"}, "c1")
     backend = FakeBackend(say("hel", "lo", reasoning=["think"], tool_calls=[call]))
@@ -80,6 +81,7 @@ async def test_everything_is_given_back_with_the_last_event_and_not_with_the_blo
         assert (await llm.chat("another while the block is open")).text == "a"
 
 
+@pytest.mark.invariant(32)
 @pytest.mark.parametrize("read", [0, 1, 2])
 async def test_leaving_the_block_early_hangs_up(read: int) -> None:
     backend = FakeBackend(say(*"abcdef", gap=1))
@@ -179,6 +181,7 @@ async def test_an_answer_of_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch)
     await error_of(llm.stream("hi").__aenter__(), EmptyReply)
 
 
+@pytest.mark.invariant(31)
 async def test_two_streams_at_once_do_not_mix() -> None:
     llm = client(FakeBackend(say(*"aaaa", gap=2), say(*"bbbb", gap=2)))
     async with llm.stream("1") as one, llm.stream("2") as two:

@@ -258,6 +258,7 @@ def test_a_failure_between_two_slow_attempts_breaks_the_row() -> None:
     assert breaker.state(0) == "closed"
 
 
+@pytest.mark.invariant(11)
 def test_a_slow_attempt_is_no_failure() -> None:
     breaker = CircuitBreaker(failures=2)
     breaker.admit(0).failure(0)
@@ -267,6 +268,7 @@ def test_a_slow_attempt_is_no_failure() -> None:
     assert breaker.state(0) == "open"
 
 
+@pytest.mark.invariant(4, 43)
 def test_nothing_passes_while_it_is_open() -> None:
     breaker = opened()
     with pytest.raises(CircuitOpen, match="5 failures in a row") as caught:
@@ -297,6 +299,7 @@ def test_retry_after_makes_the_opening_longer_up_to_two_minutes(hint: float | No
     assert breaker.snapshot(0).retry_after == wait
 
 
+@pytest.mark.invariant(5)
 def test_one_probe_at_a_time() -> None:
     breaker = opened()
     assert breaker.admit(5).role == "probe"
@@ -304,6 +307,7 @@ def test_one_probe_at_a_time() -> None:
         breaker.admit(5)
 
 
+@pytest.mark.invariant(7)
 @pytest.mark.parametrize("verb", ["release", "slow"])
 def test_a_probe_without_a_verdict_frees_its_place_at_once(verb: str) -> None:
     breaker = opened()
@@ -330,6 +334,7 @@ def test_two_slow_probes_open_it_again() -> None:
     assert breaker.snapshot(5).retry_after == 10
 
 
+@pytest.mark.invariant(8)
 def test_a_lost_probe_frees_its_place_when_its_lease_ends() -> None:
     breaker = opened(lease=120)
     breaker.admit(5)
@@ -337,6 +342,7 @@ def test_a_lost_probe_frees_its_place_when_its_lease_ends() -> None:
     assert breaker.admit(125).role == "probe"
 
 
+@pytest.mark.invariant(8)
 def test_a_lost_permit_of_the_slow_start_frees_its_place_too() -> None:
     breaker = opened()
     for _ in range(2):
@@ -357,6 +363,7 @@ def test_after_closing_it_starts_slowly_and_ends_without_a_limit() -> None:
     assert limits == [1, 2, 3, 4, 5, 6, 7, None]
 
 
+@pytest.mark.invariant(6)
 def test_a_result_of_an_older_generation_changes_nothing() -> None:
     breaker = CircuitBreaker()
     late = [breaker.admit(0) for _ in range(10)]
@@ -378,6 +385,7 @@ def test_only_the_first_verb_counts() -> None:
     assert breaker.state(0) == "closed"
 
 
+@pytest.mark.invariant(9)
 def test_forced_open_beats_the_timers_and_ends_when_it_is_taken_back() -> None:
     breaker = CircuitBreaker()
     breaker.mode = "forced_open"
@@ -400,6 +408,7 @@ def test_observe_only_refuses_nothing_and_shows_what_it_would_do() -> None:
     assert breaker.admit(5).role == "normal"
 
 
+@pytest.mark.invariant(38)
 def test_a_listener_that_raises_changes_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     breaker = CircuitBreaker(failures=1)
     told: list[Transition] = []
@@ -414,6 +423,7 @@ def test_a_listener_that_raises_changes_nothing_and_is_logged(caplog: pytest.Log
     assert "a listener of a circuit breaker failed" in caplog.text
 
 
+@pytest.mark.invariant(13)
 def test_a_listener_may_use_the_breaker_and_hears_changes_in_order() -> None:
     breaker = CircuitBreaker(failures=1, successes=1)
     told: list[str] = []
@@ -439,6 +449,7 @@ def test_a_verdict_given_by_a_finaliser_inside_a_step_of_the_breaker_is_heard() 
         breaker.admit(0)
 
 
+@pytest.mark.invariant(13)
 def test_threads_lose_no_verdict_and_tell_each_change_once() -> None:
     breaker = CircuitBreaker(failures=10**6, rate=1, window=10**6, min_calls=10**6)
     start = threading.Barrier(4)
@@ -477,6 +488,7 @@ def test_used_alone_only_the_backends_fault_counts(error: BaseException, state: 
     assert breaker.state(0) == state
 
 
+@pytest.mark.invariant(12)
 def test_used_alone_a_callers_mistake_shows_that_the_server_answers() -> None:
     breaker = opened(successes=1)
     with pytest.raises(BadRequest), breaker.permit(clock=lambda: 5.0):

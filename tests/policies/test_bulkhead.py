@@ -203,6 +203,7 @@ TestBulkheadAgainstItsModel = BulkheadMachine.TestCase
 TestBulkheadAgainstItsModel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
+@pytest.mark.invariant(25)
 async def test_waiters_are_served_in_the_order_in_which_they_came() -> None:
     bulkhead, served = Bulkhead(1), []
     slot = bulkhead.try_acquire(take, 0)
@@ -221,6 +222,7 @@ async def test_waiters_are_served_in_the_order_in_which_they_came() -> None:
     assert bulkhead.inflight == 0
 
 
+@pytest.mark.invariant(27)
 async def test_a_freed_slot_is_taken_in_the_same_step() -> None:
     bulkhead, granted = Bulkhead(1), []
     slot = bulkhead.try_acquire(take, 0)
@@ -239,6 +241,7 @@ async def test_a_freed_slot_is_taken_in_the_same_step() -> None:
         assert (granted, bulkhead.inflight, bulkhead.queued) == ([7], 1, 0)
 
 
+@pytest.mark.invariant(25)
 async def test_nobody_overtakes_the_queue() -> None:
     bulkhead = Bulkhead(1)
     slot = bulkhead.try_acquire(take, 0)
@@ -249,6 +252,7 @@ async def test_nobody_overtakes_the_queue() -> None:
         slot.release(0)
 
 
+@pytest.mark.invariant(26)
 async def test_an_expired_waiter_is_never_served() -> None:
     bulkhead, ends, time = Bulkhead(1), [], [0.0]
     slot = bulkhead.try_acquire(take, 0)
@@ -280,6 +284,7 @@ async def test_a_deadline_that_is_over_is_not_waited_for() -> None:
         await Bulkhead(1).acquire(take, peek, deadline=0, clock=now)
 
 
+@pytest.mark.invariant(23)
 async def test_a_cancellation_from_outside_is_not_taken_for_the_own_deadline() -> None:
     bulkhead = Bulkhead(1)
     bulkhead.try_acquire(take, 0)
@@ -292,6 +297,7 @@ async def test_a_cancellation_from_outside_is_not_taken_for_the_own_deadline() -
     assert bulkhead.queued == 0
 
 
+@pytest.mark.invariant(1, 24)
 async def test_a_waiter_cancelled_with_a_slot_in_hand_gives_back_slot_and_permit() -> None:
     bulkhead, thing = Bulkhead(1), Thing()
     slot = bulkhead.try_acquire(take, 0)
@@ -453,6 +459,7 @@ async def test_ten_thousand_who_leave_cost_the_queue_nothing_afterwards() -> Non
     assert bulkhead.inflight == 1
 
 
+@pytest.mark.invariant(2, 25)
 def test_loops_and_threads_share_the_slots_and_nobody_is_forgotten() -> None:
     bulkhead, lock = Bulkhead(3), threading.Lock()
     running, most, served = [0], [0], Counter[str]()
@@ -507,6 +514,7 @@ def test_a_refused_try_leaves_the_slot_free() -> None:
     assert bulkhead.inflight == 0
 
 
+@pytest.mark.invariant(1)
 def test_releasing_gives_back_what_is_held_without_a_verdict_once() -> None:
     bulkhead, thing = Bulkhead(2), Thing()
     slot = bulkhead.try_acquire(lambda now: thing, 0)

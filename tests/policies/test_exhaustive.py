@@ -93,6 +93,7 @@ def is_never_stuck(machine: BreakerMachine) -> None:
     assert breaker.state(now) == "closed"
 
 
+@pytest.mark.invariant(4, 5, 6, 7, 8, 10)
 @pytest.mark.parametrize(
     "values",
     [
@@ -153,6 +154,7 @@ def bulkhead_state(machine: BulkheadMachine) -> Hashable:
     )
 
 
+@pytest.mark.invariant(1, 2, 3, 27)
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_bulkhead_keeps_its_rules_on_every_way_of_ten_steps(slots: int, loop: asyncio.AbstractEventLoop) -> None:
     def begin() -> BulkheadMachine:

@@ -131,6 +131,7 @@ TestRateAgainstItsModel = RateMachine.TestCase
 TestRateAgainstItsModel.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 
 
+@pytest.mark.invariant(34)
 def test_requests_are_spread_evenly_over_the_minute() -> None:
     limit, now, starts = RateLimit(requests_per_minute=10), 0.0, []
     for _ in range(11):
@@ -146,6 +147,7 @@ def test_after_a_quiet_hour_there_is_no_burst() -> None:
     assert limit.reserve(0, 3600.5) == 3601
 
 
+@pytest.mark.invariant(34)
 def test_in_no_minute_are_more_tokens_reserved_than_the_limit() -> None:
     limit = RateLimit(tokens_per_minute=1000)
     for at, tokens in [(0, 400), (20, 500), (40, 100)]:
@@ -198,6 +200,7 @@ def test_a_request_that_failed_on_the_server_still_was_one() -> None:
     assert limit.room(1000, 0.5) == 1
 
 
+@pytest.mark.invariant(34)
 def test_a_request_that_was_never_sent_leaves_no_trace() -> None:
     limit = RateLimit(requests_per_minute=1, tokens_per_minute=1000)
     before = repr(limit)

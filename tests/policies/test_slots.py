@@ -22,6 +22,7 @@ OUTCOMES = st.lists(
 )
 
 
+@pytest.mark.invariant(28)
 @given(OUTCOMES, st.integers(1, 80), st.integers(0, 40))
 def test_a_number_stays_within_its_bounds_and_tells_every_change(
     outcomes: list[tuple[str, int, int]], slots: int, more: int
@@ -41,6 +42,7 @@ def test_a_fixed_number_stays(outcomes: list[tuple[str, int, int]], slots: int) 
     assert limit.slots == slots
 
 
+@pytest.mark.invariant(28)
 def test_one_epoch_shrinks_once() -> None:
     """What began before the number shrank says nothing about the number that there is now."""
     limit = Limit(100, 100)
@@ -50,6 +52,7 @@ def test_one_epoch_shrinks_once() -> None:
     assert limit.slots == 49
 
 
+@pytest.mark.invariant(29)
 def test_it_grows_by_one_for_as_many_answers_as_there_are_slots_and_only_if_half_are_used() -> None:
     limit = Limit(4, 6)
     assert [limit.answered(1) for _ in range(20)] == [0] * 20
@@ -103,6 +106,7 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
     return "trio", {"clock": MockClock(autojump_threshold=0)}
 
 
+@pytest.mark.invariant(25)
 @pytest.mark.anyio
 async def test_who_needs_more_than_a_slot_waits_at_the_head_and_nobody_overtakes() -> None:
     bulkhead, order = Bulkhead(2), list[tuple[str, float]]()
@@ -125,6 +129,7 @@ async def test_who_needs_more_than_a_slot_waits_at_the_head_and_nobody_overtakes
     assert (bulkhead.inflight, bulkhead.queued) == (0, 0)
 
 
+@pytest.mark.invariant(27)
 @pytest.mark.anyio
 @pytest.mark.parametrize("leaves", ["deadline", "cancelled"])
 async def test_when_the_head_leaves_the_next_is_served_in_the_same_step(leaves: str) -> None:

@@ -8,18 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from . import llamacpp, ollama
+from . import litellm, llamacpp, ollama
 from .script import Kind
 
 KEY = "sk-tests-only"  # the one that the llama.cpp servers want
 NARROW = 512  # tokens of a window that a test fills quickly
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    asked = "peers" in str(config.getoption("markexpr"))
     for item in items:
         if here in item.path.parents:
             item.add_marker("real")
+            if item.get_closest_marker("peers") and not (asked and litellm.BIN.exists()):
+                item.add_marker(pytest.mark.skip(reason="needs the LiteLLM proxy: `make peers`"))
 
 
 @pytest.fixture(scope="session")
