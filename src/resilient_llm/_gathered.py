@@ -57,7 +57,9 @@ class Gathered:
     def _look(self) -> None:
         if self.lookout is not None and (self.done is None or self.done.finish_reason == "length"):
             self._due = len(self.texts) + len(self.thoughts) + EVERY
-            self.lookout.look(self.texts, self.thoughts)
+            fault = self.lookout.look(self.texts, self.thoughts)
+            if fault is not None:
+                raise fault
 
     @property
     def over(self) -> bool:

@@ -29,6 +29,8 @@ def typed(kind: type[T]) -> tuple[Mapping[str, Any], Callable[[str], T]]:
             wrong = _first(error, schema)
         else:
             return output
+        finally:
+            del text  # an error's traceback shows the locals of this frame to whoever prints them
         # Out here, because pydantic's error, which holds the answer, would be its context.
         raise OutputInvalid(f"the answer is not a {name}: {wrong}", kind="schema")
 

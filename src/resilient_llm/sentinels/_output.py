@@ -69,15 +69,15 @@ class Lookout:
         keep = max(loop * 9 // 4 if loop is not None else 0, whitespace or 0)  # periods up to 3/8 of the span
         self._answer, self._reasoning = _End(keep), _End(keep)
 
-    def look(self, texts: Sequence[str], thoughts: Sequence[str]) -> None:
-        """Takes in what has come since it was last asked.
+    def look(self, texts: Sequence[str], thoughts: Sequence[str]) -> OutputInvalid | None:
+        """Takes in what has come since it was last asked. It raises nothing: the pieces are in its frame.
 
         Args:
             texts: all pieces of the answer so far.
             thoughts: all pieces of the reasoning so far.
 
-        Raises:
-            OutputInvalid: the answer must be cut. Nothing of it is in the message.
+        Returns:
+            The error that the answer has to be cut with, nothing of the text in it; `None` if it may go on.
         """
         for end, pieces, what in (
             (self._answer, texts, "the answer"),
@@ -86,22 +86,23 @@ class Lookout:
             if end.take(pieces) and self._loop is not None:
                 length = period(end.tail, span=self._loop, times=TIMES)
                 if length is not None:
-                    raise OutputInvalid(
+                    return OutputInvalid(
                         f"{what} was cut: for {self._loop} bytes and more it repeated the same {length} bytes",
                         kind="loop",
                     )
         blank = self._whitespace
         if blank is not None and len(self._answer.tail) >= blank and self._answer.tail[-blank:].isspace():
-            raise OutputInvalid(
+            return OutputInvalid(
                 f"the answer was cut: {blank} bytes of white space where JSON should be", kind="whitespace"
             )
         # A piece has a token at least; but where a proxy cuts anew, a token may come in several. None is half a byte.
         tokens = min(len(texts) + len(thoughts), (self._answer.size + self._reasoning.size) // 2)
         if self._most is not None and tokens > self._most:
-            raise OutputInvalid(
+            return OutputInvalid(
                 f"the answer was cut after {tokens} tokens and more: its limit is far behind, and the server goes on",
                 kind="run_on",
             )
+        return None
 
 
 class _End:
