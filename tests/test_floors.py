@@ -47,6 +47,7 @@ FLOORS: dict[str, int] = {
     "_explain": 3,
     "_answer": 3,
     "_stream": 3,
+    "_verdict": 3,
     "_tools": 3,
     "_typed": 3,
     "_options": 3,

@@ -19,6 +19,7 @@ from resilient_llm.policies.breaker import CircuitBreaker, Transition
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, refuse
 from resilient_llm.policies.retry import Retry, RetryBudget
+from resilient_llm.policies.truncation import Counted
 from resilient_llm.sentinels import OutputSentinel
 
 HOSTED_SLOTS, HOSTED_MOST = 64, 1000  # attempts in flight at a hosted origin: to begin with, and at most
@@ -51,6 +52,7 @@ class Leg:
         self.bulkhead.resolve(slots, None if self.local else HOSTED_MOST)
         self.rate = route.rate
         self.guard = route.guard or ContextGuard()
+        self.counted = Counted()
         self.family = family_of(self.model)
         self.sentinel = route.sentinel or OutputSentinel()
         self.streams = route.streams is not False
@@ -91,6 +93,11 @@ class Leg:
     def learns(self, request: Request, error: LLMError) -> bool:
         """Whether the backend will write this request otherwise, because of how it was refused."""
         return self._learn is not None and bool(self._learn(request, error))
+
+    @property
+    def counts_whole(self) -> bool:
+        """The server's count of a prompt has what it held in its cache, too."""
+        return getattr(self.backend, "counts_whole", True)
 
     def takes_over(self, error: LLMError) -> bool:
         """Whether this route may be worth trying after that error: an overflow needs a larger window, or a rule."""

@@ -56,13 +56,13 @@ class Run:
         first: the first events, to be handed over when the attempt is committed.
         stack: what must be left when the stream ends; `None` once it was.
         gathered: the answer so far.
-        seed: that the server was sent.
+        sent: the request, as the guard let it through.
         output: what the call's check made of the answer.
     """
 
     __slots__ = (
-        "batches", "begun", "call", "ended", "first", "gathered", "heard", "kind", "leg", "number", "output",
-        "queue", "seed", "slot", "stack", "watch",
+        "batches", "begun", "call", "ended", "first", "gathered", "heard", "kind", "leg", "number", "output", "queue",
+        "sent", "slot", "stack", "watch",
     )  # fmt: skip
 
     def __init__(self, call: Call, leg: Leg, kind: AttemptKind) -> None:
@@ -77,7 +77,7 @@ class Run:
         self.stack: AsyncExitStack | None = None
         self.first: Sequence[WireEvent] = ()
         self.gathered = Gathered()
-        self.seed: int | None = None
+        self.sent: Request = call.request
         self.output: Any = None
         self.ended = False
         if call.tell is not None:
@@ -122,11 +122,11 @@ class Run:
     def open(self, request: Request) -> AbstractAsyncContextManager[Batches]:
         """The attempt itself, not yet begun."""
         leg, deadline = self.leg, self.call.deadline
+        self.sent = request
         if leg.route.tells_deadline:
             left = say_left(min(deadline.at, deadline.ambient) - self.call.clock())
             self.watch.headers += tuple((name.encode(), value.encode()) for name, value in left.items())
         if isinstance(request, ChatRequest):
-            self.seed = request.seed
             self.gathered.watched(leg.sentinel.lookout(request, leg.window))
         return leg.backend.open(request, self.watch, stream=leg.streams)
 

@@ -17,6 +17,7 @@ from pydantic_core import from_json
 from resilient_llm._errors import Malformed
 from resilient_llm._models import ModelInfo, Price, told
 from resilient_llm._needs import Need
+from resilient_llm.wire._checks import is_name
 
 _WINDOWS = ("loaded_context_length", "max_model_len", "n_ctx", "context_length", "context_window", "max_context_length")
 _CAPS = ("max_completion_tokens", "max_output_tokens")
@@ -38,7 +39,7 @@ def parse_models(body: bytes) -> tuple[ModelInfo, ...]:
         Malformed: it is no list of models.
     """
     try:
-        entries = [entry for entry in from_json(body)["data"] if isinstance(entry["id"], str)]
+        entries = [entry for entry in from_json(body)["data"] if isinstance(entry["id"], str) and is_name(entry["id"])]
     except (ValueError, KeyError, TypeError):
         raise Malformed("/models: not a list of models") from None
     return tuple(sorted((_model(entry) for entry in entries), key=lambda one: one.name))
