@@ -45,6 +45,7 @@ FLOORS: dict[str, int] = {
     "_explain": 3,
     "_answer": 3,
     "_stream": 3,
+    "_verdict": 3,
     "_tools": 3,
     "_options": 3,
     "serving": 3,

@@ -40,5 +40,6 @@ def timings_of(run: Run) -> Timings:
     failed = sum(one.total for one in run.call.attempts[:-1])
     connect, load, first = last.connect or 0.0, last.load or 0.0, last.first_token
     stream = total - failed - run.call.backoff - last.queue - connect - load - (first or 0.0)
-    server_queue = run.gathered.done.server_queue if run.gathered.done is not None else None
-    return Timings(total, last.queue, load, server_queue, first, run.call.backoff, connect, failed, stream)
+    done = run.gathered.done
+    told = (None, None) if done is None else (done.server_queue, done.load)
+    return Timings(total, last.queue, load, told[0], first, run.call.backoff, connect, failed, stream, told[1])

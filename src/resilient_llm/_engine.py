@@ -27,6 +27,7 @@ from resilient_llm._replies import AttemptKind
 from resilient_llm._route import Plan
 from resilient_llm._run import Run
 from resilient_llm._types import EmbedRequest
+from resilient_llm._verdict import accept
 from resilient_llm._zones import beyond
 from resilient_llm.policies import plan
 
@@ -66,7 +67,7 @@ class Engine:
         call, broke = run.call, run.leg
         if broke.route.on_break != "restart" or not (error.retryable or error.falls_back):
             return None
-        again = [leg for leg in self._plan(call) if not call.tried(leg)]
+        again = [leg for leg in self._plan(call) if not call.tried(leg) and leg.takes_over(error)]
         if self._wait(broke, call, error, others=False) is not None:
             again.append(broke)
         if not again:
@@ -197,6 +198,7 @@ class Engine:
             while not gathered.over:
                 add(await anext(batches))
                 run.heard = progress()
+            accept(run)
         except StopAsyncIteration:
             raise Truncated("the answer ended without the server saying that it was done") from None
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from resilient_llm._errors import ConfigError, LLMError
-from resilient_llm._replies import Attempt, AttemptKind
+from resilient_llm._replies import Attempt, AttemptKind, Degraded
 
 CallKind = Literal["chat", "stream", "embed"]
 Outcome = Literal["ok", "failed", "cancelled", "left"]
@@ -100,6 +100,16 @@ class PromptTrimmed:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerDegraded:
+    """The answer is whole and less than what was asked for, in these ways; see `reply.degraded`."""
+
+    call: int
+    route: str
+    number: int
+    degraded: tuple[Degraded, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CallEnded:
     """A call is over.
 
@@ -146,8 +156,8 @@ class SlotsChanged:
 
 
 ClientEvent = (
-    CallStarted | AttemptStarted | FirstToken | AttemptEnded | RetryPlanned | FellBack | PromptTrimmed | CallEnded
-    | RoutePutAside | BreakerChanged | SlotsChanged
+    CallStarted | AttemptStarted | FirstToken | AttemptEnded | RetryPlanned | FellBack | PromptTrimmed | AnswerDegraded
+    | CallEnded     | RoutePutAside | BreakerChanged | SlotsChanged
 )  # fmt: skip
 Listener = Callable[[ClientEvent], object]
 Tell = Callable[[ClientEvent], None]

@@ -161,7 +161,8 @@ class Timings:
     """Where the time of a call went, in seconds.
 
     `failed + backoff + queue + connect + load + (first_token or 0) + stream == total`: what was lost on other attempts
-    and waited between them, then the phases of the attempt that answered. `server_queue` is part of `first_token`.
+    and waited between them, then the phases of the attempt that answered. `server_queue` is part of `first_token`, and
+    `server_load` too: what the server says that it spent on having the model in memory; with a warm one some 10 ms.
     """
 
     total: float
@@ -173,6 +174,7 @@ class Timings:
     connect: float = 0.0
     failed: float = 0.0
     stream: float = 0.0
+    server_load: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.timeouts import Timeouts
 
 OnBreak = Literal["raise", "restart"]
+OnTruncation = Literal["warn", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,14 @@ class Route:
         bulkhead: how many attempts may be in flight. Routes to one origin share one unless each gives its own.
         rate: requests and tokens a minute that the provider allows. Default none: what it says with a 429 is kept.
         guard: what happens to a prompt that does not fit the window.
-        streams: whether answers are asked for in pieces. Default yes: otherwise a slow answer cannot be told from a
-            hang.
+        streams: whether answers are asked for in pieces. Default yes, because otherwise a slow answer cannot be told
+            from a hang, until the server refuses to.
         falls_back_on: errors that go on to the next route although their class does not, such as `AuthFailed`.
         on_break: what happens when a stream breaks after its first event: `raise`, or `restart` the answer on the next
             route and tell of it with a `Restarted` event.
+        on_truncation: what happens when the server's own figures show that it cut the prompt, or the context while it
+            wrote: `warn` tells of it in `reply.degraded`; `fail` makes it a `ContextOverflow`, so that a route with a
+            larger window is tried.
         tells_deadline: how long the caller still waits goes with each request, as `X-Request-Timeout-Ms`, for a server
             that stops by then. Default no.
         lacks: what the model cannot do although nobody else says so: `tools`, `vision` (images), `schema` (typed
@@ -71,6 +75,7 @@ class Route:
     streams: bool | None = None
     falls_back_on: tuple[type[LLMError], ...] = ()
     on_break: OnBreak = "raise"
+    on_truncation: OnTruncation = "warn"
     tells_deadline: bool = False
     lacks: Collection[Need] = ()
     price: Price | None = None
@@ -85,6 +90,8 @@ class Route:
             raise ConfigError(f"zone: {self.zone!r} is not one of machine, network, internet")
         if self.on_break not in get_args(OnBreak):
             raise ConfigError(f"on_break: {self.on_break!r} is not one of raise, restart")
+        if self.on_truncation not in get_args(OnTruncation):
+            raise ConfigError(f"on_truncation: {self.on_truncation!r} is not one of warn, fail")
         if isinstance(self.lacks, str) or not set(self.lacks) <= set(NEEDS):
             raise ConfigError(f"lacks: {self.lacks!r} is not a collection of {', '.join(NEEDS)}")
         if self.price is not None and not isinstance(self.price, Price):
@@ -94,8 +101,9 @@ class Route:
                 raise ConfigError(f"falls_back_on: {kind!r} is not a class of error of this library")
 
     def __repr__(self) -> str:
-        plain = {"backend", "on_break"} if self.on_break == "raise" else {"backend"}
-        given = [f"{name}={value!r}" for name in self.__slots__ if name not in plain and (value := getattr(self, name))]
+        usual = {"on_break": "raise", "on_truncation": "warn"}
+        names = [name for name in self.__slots__ if name != "backend" and getattr(self, name) != usual.get(name)]
+        given = [f"{name}={value!r}" for name in names if (value := getattr(self, name))]
         return f"Route({', '.join([repr(self.backend), *given])})"
 
 

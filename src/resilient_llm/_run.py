@@ -61,11 +61,12 @@ class Run:
         first: the first events, to be handed over when the attempt is committed.
         stack: what must be left when the stream ends; `None` once it was.
         gathered: the answer so far.
+        sent: the request, as the guard let it through.
     """
 
     __slots__ = (
-        "batches", "begun", "call", "ended", "first", "gathered", "heard", "kind", "leg", "number", "queue", "slot",
-        "stack", "watch",
+        "batches", "begun", "call", "ended", "first", "gathered", "heard", "kind", "leg", "number", "queue", "sent",
+        "slot", "stack", "watch",
     )  # fmt: skip
 
     def __init__(self, call: Call, leg: Leg, kind: AttemptKind) -> None:
@@ -80,6 +81,7 @@ class Run:
         self.stack: AsyncExitStack | None = None
         self.first: Sequence[WireEvent] = ()
         self.gathered = Gathered()
+        self.sent: Request = call.request
         self.ended = False
         if call.tell is not None:
             call.tell(AttemptStarted(call.number, leg.name, self.number, kind))
@@ -153,14 +155,13 @@ class Run:
             self.queue = call.clock() - self.begun
         if self.slot.held.permit.role == "probe":
             self.kind = "probe"
-        limits = leg.thinking if isinstance(call.request, ChatRequest) and call.request.reasoning else leg.limits
-        if not leg.streams or not isinstance(call.request, ChatRequest):
-            limits = limits.unary()
+        limits = leg.limits_for(call.request)
         self.watch = Watch(call.deadline, limits, call.clock, reserve=reserve, zone=call.zone)
 
     def open(self, request: Request) -> AbstractAsyncContextManager[Batches]:
         """The attempt itself, not yet begun."""
         leg, deadline = self.leg, self.call.deadline
+        self.sent = request
         if leg.route.tells_deadline:
             left = say_left(min(deadline.at, deadline.ambient) - self.call.clock())
             self.watch.headers += tuple((name.encode(), value.encode()) for name, value in left.items())

@@ -20,6 +20,7 @@ from resilient_llm._errors import ConfigError, LLMError, StreamInterrupted, Trun
 from resilient_llm._loops import here
 from resilient_llm._replies import ChatReply, Done, Event, Restarted, TextDelta
 from resilient_llm._run import Run
+from resilient_llm._verdict import accept
 
 Start = Callable[[], Awaitable[Run]]
 Restart = Callable[[Run, LLMError], Awaitable[Run | None]]
@@ -80,8 +81,8 @@ class ChatStream:
                 raise StopAsyncIteration
             await self._pull(self._run)
         event: Event = self._waiting.popleft()
-        if type(event) is Done:
-            await self._finish()
+        if type(event) is Done and not await self._finish():
+            return await self.__anext__()
         return event
 
     async def _pull(self, run: Run) -> None:
@@ -126,12 +127,19 @@ class ChatStream:
         if stack is not None:
             await stack.__aexit__(None if error is None else type(error), error, None)
 
-    async def _finish(self) -> None:
+    async def _finish(self) -> bool:
+        """Ends it well; or, where the route takes what the answer lacks for a failure, as that. False: it restarts."""
         run = self._run
         assert run is not None
+        try:
+            accept(run)
+        except LLMError as error:
+            await self._broke(run, error)
+            return False
         await self._leave(run, None)
         self._reply = reply_of(run)
         run.call.end()
+        return True
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

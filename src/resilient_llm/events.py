@@ -1,6 +1,7 @@
 """The events that a client tells to `on_event=`. See `AsyncClient`."""
 
 from resilient_llm._events import (
+    AnswerDegraded,
     AttemptEnded,
     AttemptStarted,
     BreakerChanged,
@@ -16,6 +17,7 @@ from resilient_llm._events import (
 )
 
 __all__ = [
+    "AnswerDegraded",
     "AttemptEnded",
     "AttemptStarted",
     "BreakerChanged",

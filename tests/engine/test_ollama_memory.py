@@ -12,6 +12,7 @@ import pytest
 
 from resilient_llm import (
     AsyncClient,
+    ContextOverflow,
     Image,
     Message,
     Ollama,
@@ -20,6 +21,7 @@ from resilient_llm import (
     Retry,
     Route,
     Timeouts,
+    Usage,
 )
 from resilient_llm.errors import FirstTokenTimeout, ModelNotFound, UnsupportedParameter
 from resilient_llm.testing import FakeBackend, FakeOllama, hang, say
@@ -51,6 +53,7 @@ async def test_what_has_to_be_loaded_anew_in_mid_call_is_a_load_and_no_slow_firs
             second = await ask(llm, timeout=30)
             assert (first.degraded, second.degraded) == ((), ("reloaded",))
             assert second.timings.load > 0.3
+            assert (second.timings.server_load or 0) > 1.5
             assert second.timings.server_queue is not None
             assert second.timings.server_queue < 1
 
@@ -93,6 +96,23 @@ async def test_a_server_that_is_always_loading_is_not_excused_for_ever(ask: Ask)
             with anyio.fail_after(15):
                 await error_of(ask(llm, timeout=30), FirstTokenTimeout)
             group.cancel_scope.cancel()
+
+
+async def test_an_answer_that_outgrew_the_window_is_told(ask: Ask) -> None:
+    grown = say("and so on", usage=Usage(2000, 3000))
+    with FakeOllama(grown) as server:
+        async with AsyncClient(local(server, num_ctx=4096)) as llm:
+            reply = await ask(llm)
+            assert reply.degraded == ("context_shifted",)
+        async with AsyncClient(Route(local(server, num_ctx=4096), on_truncation="fail")) as llm:
+            error = await error_of(ask(llm), ContextOverflow)
+            assert "dropped the middle of the context" in str(error)
+
+
+async def test_an_answer_that_ends_where_the_window_ends_is_only_cut_at_its_length(ask: Ask) -> None:
+    with FakeOllama(say("and so on", usage=Usage(2000, 2096), finish="length")) as server:
+        async with AsyncClient(local(server, num_ctx=4096)) as llm:
+            assert (await ask(llm)).degraded == ("cut_at_length",)
 
 
 @pytest.mark.parametrize(

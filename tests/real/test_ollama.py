@@ -153,6 +153,7 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::resilient_llm.OptionWarning")  # of the window that is larger than trained
 @pytest.mark.parametrize(("name", "num_ctx", "window"), WINDOWS)
 async def test_a_prompt_too_long_for_the_window_is_refused_here_with_both_numbers(
     ollama_server: Server, name: str, num_ctx: int | None, window: int

@@ -125,8 +125,8 @@ async def test_an_error_after_a_200_is_an_error_and_the_callers(ollama_server: S
 
 async def test_a_500_for_a_wrong_option_is_the_callers_mistake(ollama_server: Server) -> None:
     async with AsyncClient(to_ollama(ollama_server)) as llm:
-        with pytest.raises(BadRequest, match="temperature") as caught:
-            await llm.chat("hi", extra={"options": {"temperature": "hot"}})
+        with pytest.raises(BadRequest, match="stop") as caught:
+            await llm.chat("hi", extra={"options": {"stop": 5}})
         assert (caught.value.status, len(caught.value.attempts)) == (500, 1)
         assert llm.snapshot()["ollama:scripted"]["breaker"].failures == 0
 

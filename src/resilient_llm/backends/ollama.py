@@ -102,6 +102,12 @@ class Ollama:
         """The context window in tokens: what the loaded model has, else what was asked for, else unknown."""
         return self._memory.window
 
+    @property
+    def counts_whole(self) -> bool:
+        """Its count of a prompt has what it held in its cache: not before 0.4, and not in 0.30.0 (#2068, #16414)."""
+        version = self._server.version
+        return version is None or (version >= (0, 4) and version != (0, 30, 0))
+
     def open(self, request: Request, watch: Watch, *, stream: bool = True) -> AbstractAsyncContextManager[Batches]:
         """One attempt; see `Backend.open`."""
         if type(request) is ChatRequest and request.extra:

@@ -1,0 +1,40 @@
+"""A whole answer: is it one to what was asked?
+
+The server said that it was done, which proves that nothing of the answer is missing. It does not prove that the model
+saw all of the question.
+"""
+
+from __future__ import annotations
+
+from resilient_llm._errors import ContextOverflow
+from resilient_llm._events import AnswerDegraded
+from resilient_llm._run import Run
+from resilient_llm._types import ChatRequest
+
+_CUT = {
+    "prompt_truncated": "the server cut the prompt without a word",
+    "context_shifted": "the server dropped the middle of the context while it wrote",
+}
+
+
+def accept(run: Run) -> None:
+    """Takes an answer that is whole, and tells in what it is less than what was asked for.
+
+    Raises:
+        ContextOverflow: the context was cut, and the route says that this is a failure.
+    """
+    done, leg, call, sent = run.gathered.done, run.leg, run.call, run.sent
+    if done is None or not isinstance(sent, ChatRequest):
+        return
+    counted, window = done.usage.input_tokens, leg.window
+    if leg.counted.cut(sent, counted, window, call.estimates, whole=leg.counts_whole):
+        done.degraded = (*done.degraded, "prompt_truncated")
+    if done.degraded and call.tell is not None:
+        call.tell(AnswerDegraded(call.number, leg.name, run.number, done.degraded))
+    if leg.route.on_truncation == "warn":
+        return
+    what = next((text for name, text in _CUT.items() if name in done.degraded), None)
+    if what is not None:
+        tokens = call.estimates(sent)
+        seen = f"it counted {counted} of about {tokens} tokens; its window is {window or 'unknown'}"
+        raise ContextOverflow(f"{what}: {seen}", tokens=max(tokens, (window or 0) + 1), limit=window)
