@@ -1,5 +1,7 @@
 """Streams of OpenAI's chunks, made and read: what the tests of the decoder share."""
 
+# ruff: noqa: E501  # an answer is a line
+
 from __future__ import annotations
 
 import json
