@@ -27,6 +27,7 @@ from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, refuse
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.truncation import Counted
+from resilient_llm.sentinels import OutputSentinel
 
 HOSTED_SLOTS, HOSTED_MOST = 64, 1000  # attempts in flight at a hosted origin: to begin with, and at most
 
@@ -60,6 +61,7 @@ class Leg:
         self.guard = route.guard or ContextGuard()
         self.counted = Counted()
         self.family = family_of(self.model)
+        self.sentinel = route.sentinel or OutputSentinel()
         self.streams = route.streams is not False
         self.space = route.space or self.model
         self.aside_until = self.told_until = -math.inf
