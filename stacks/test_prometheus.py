@@ -39,7 +39,9 @@ async def traffic(meters: MeterProvider) -> None:
     calm = CircuitBreaker(failures=50, min_calls=20, window=20, rate=1.0)
     first = Route(flaky, retry=Retry(attempts=1), breaker=calm)
     llm = AsyncClient(
-        first, FakeBackend(say("b", usage=Usage(100, 10)), name="steady", model="qwen3"), meter_provider=meters
+        first,
+        FakeBackend(say("b", finish="length", usage=Usage(100, 10)), name="steady", model="qwen3"),
+        meter_provider=meters,
     )
     dead = Route(FakeBackend(fail(ServerError("no", status=502)), name="dead"), retry=Retry(attempts=1))
     lost = AsyncClient(dead, meter_provider=meters)
@@ -120,4 +122,4 @@ def test_the_alerts_fire_that_should(prometheus: str) -> None:
     with urllib.request.urlopen(f"{prometheus}/api/v1/alerts") as reply:
         firing = {one["labels"]["alertname"] for one in json.load(reply)["data"]["alerts"] if one["state"] == "firing"}
     assert {"LLMCallsFail", "LLMBreakerOpen"} <= firing
-    assert not firing & {"LLMRetries", "LLMQueueLong", "LLMFirstTokenSlow"}
+    assert not firing & {"LLMRetries", "LLMQueueLong", "LLMFirstTokenSlow", "LLMPromptsCut"}

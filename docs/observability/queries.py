@@ -143,6 +143,13 @@ PANELS = (
         "Nothing was sent: breaker, queue, deadline, zone.",
     ),
     Panel(
+        "Answers that are less than asked for",
+        "reqps",
+        f"sum by (resilient_llm_route, resilient_llm_reason) ({rate('resilient_llm_degradations_total')})",
+        "{{resilient_llm_route}} {{resilient_llm_reason}}",
+        "Cut at the token limit, prompts that the server cut, models on the CPU: no error tells of these.",
+    ),
+    Panel(
         "What the library adds",
         "s",
         percentile(0.5, "resilient_llm_overhead_duration_seconds", "gen_ai_operation_name"),
@@ -208,6 +215,15 @@ ALERTS = (
         "10m",
         "ticket",
         "The retry budgets are used up: a server is overloaded or throttles.",
+    ),
+    Alert(
+        "LLMPromptsCut",
+        "sum by (resilient_llm_route) ("
+        + _lately("resilient_llm_degradations_total", 'resilient_llm_reason=~"prompt_truncated|context_shifted"')
+        + ") > 0",
+        "1m",
+        "ticket",
+        "This server cuts prompts without a word: its window is smaller than the prompts. Set num_ctx, or a guard.",
     ),
     Alert(
         "LLMQueueLong",

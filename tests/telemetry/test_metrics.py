@@ -142,3 +142,10 @@ async def test_an_sdk_that_never_collects_does_not_make_the_process_grow(otel: O
     assert len(made._waiting) == 5
     assert otel.value("resilient_llm.retries") == MOST * 2 + 5
     assert not made._waiting
+
+
+async def test_an_answer_that_is_less_than_what_was_asked_for_is_counted(ask: Ask, otel: Otel) -> None:
+    await ask(otel.client(FakeBackend(say("cut", finish="length"))))
+    check(otel, 1)
+    assert of(otel.call)[names.DEGRADED] == ("cut_at_length",)
+    assert otel.value("resilient_llm.degradations", resilient_llm__reason="cut_at_length") == 1

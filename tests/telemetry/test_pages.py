@@ -108,6 +108,7 @@ async def test_every_query_asks_for_what_prometheus_gets(anyio_backend: str) -> 
     labels = set(re.findall(r'[{,](\w+)="', exposed))
     listed = {key.replace(".", "_") for metric in EVERY for key in metric.labels}
     possible = {  # for want of a reason in this test
+        "resilient_llm_degradations_total",
         "resilient_llm_discarded_tokens_total",
         "resilient_llm_queue_duration_seconds_bucket",
     }

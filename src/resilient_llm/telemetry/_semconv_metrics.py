@@ -149,12 +149,16 @@ GUARD_DECISIONS = Metric(
     "prompts that were trimmed or refused",
     (ROUTE, GUARD_VERDICT),
 )
+DEGRADATIONS = Metric(
+    "resilient_llm.degradations", "counter", "{answer}", "an answer is less than what was asked for: `degraded`",
+    (ROUTE, REASON),
+)  # fmt: skip
 OVERHEAD = Metric(
     "resilient_llm.overhead.duration", "histogram", "s", "one call in 16: what is left of it beside attempts and waits",
     (OPERATION,), OVERHEADS,
 )  # fmt: skip
 METRICS = (
     ATTEMPT_DURATION, RETRIES, FALLBACKS, REJECTIONS, RETRY_DELAY, QUEUE_DURATION, QUEUE_SIZE, ACTIVE,
-    BREAKER_STATES, TRANSITIONS, LIMIT, DISCARDED, GUARD_DECISIONS, OVERHEAD,
+    BREAKER_STATES, TRANSITIONS, LIMIT, DISCARDED, GUARD_DECISIONS, DEGRADATIONS, OVERHEAD,
 )  # fmt: skip
 MODELS_OF_A_ROUTE = 8  # response models that a route's labels may name; servers also make names up

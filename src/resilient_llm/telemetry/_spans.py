@@ -26,6 +26,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from resilient_llm._errors import ContextOverflow
 from resilient_llm._events import (
+    AnswerDegraded,
     AttemptEnded,
     AttemptStarted,
     CallEnded,
@@ -235,6 +236,11 @@ class CallTrace:
         self._sinks.instruments.record(metrics.GUARD_DECISIONS, 1, labels)
         self._note(names.GUARD.name, {**labels, names.MESSAGES: event.messages, names.MESSAGES_LEFT: event.left})
 
+    def _degraded(self, event: AnswerDegraded) -> None:
+        for how in event.degraded:
+            labels = {names.ROUTE: event.route, names.REASON: how}
+            self._sinks.instruments.record(metrics.DEGRADATIONS, 1, labels)
+
     def _end(self, event: CallEnded) -> None:
         call, run, sinks = self._call, self._run, self._sinks
         outcome, depth = summary.outcome_of(event, self._requests)
@@ -291,12 +297,7 @@ class CallTrace:
 
 
 _STEPS: dict[type, Callable[[CallTrace, Any], None]] = {
-    CallStarted: CallTrace._begin,
-    AttemptStarted: CallTrace._route,
-    FirstToken: CallTrace._first_token,
-    AttemptEnded: CallTrace._attempt_ended,
-    RetryPlanned: CallTrace._retry,
-    FellBack: CallTrace._fallback,
-    PromptTrimmed: CallTrace._trimmed,
-    CallEnded: CallTrace._end,
-}
+    CallStarted: CallTrace._begin, AttemptStarted: CallTrace._route, FirstToken: CallTrace._first_token,
+    AttemptEnded: CallTrace._attempt_ended, RetryPlanned: CallTrace._retry, FellBack: CallTrace._fallback,
+    PromptTrimmed: CallTrace._trimmed, AnswerDegraded: CallTrace._degraded, CallEnded: CallTrace._end,
+}  # fmt: skip
