@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.engine.kit import Ask, error_of
+from tests.engine.kit import Ask, error_of, unlimited
 
 from resilient_llm import AsyncClient, Bulkhead, CircuitBreaker, ContextGuard, Message, Retry, Route, Usage, drop_oldest
 from resilient_llm.errors import (
@@ -194,6 +194,15 @@ async def test_an_embedding_in_parts_is_one_call(otel: Otel) -> None:
     found = of(otel.call)
     assert (otel.call.name, found[names.ATTEMPTS], found[names.OUTCOME]) == ("embeddings e", 2, "success")
     assert (found[names.INPUT_TOKENS], found[names.DIMENSIONS]) == (10, 8)
+
+
+async def test_a_call_that_is_tried_without_end_does_not_fill_its_span(otel: Otel) -> None:
+    flaky = FakeBackend(*[fail(RateLimited("later"))] * 40, say("at last"))
+    await otel.client(Route(flaky, retry=Retry(attempts=50), budget=unlimited()), timeout=10_000).chat("hi")
+    check(otel, 1)
+    assert of(otel.call)[names.ATTEMPTS] == 41
+    assert len(otel.call.events) == names.MAX_EVENTS
+    assert otel.value("resilient_llm.retries") == 40
 
 
 Steps = Callable[[], list[Any]]
