@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ from resilient_llm import _deadline
 from resilient_llm._answer import reply_of
 from resilient_llm._call import Call
 from resilient_llm._catalog import models_of
-from resilient_llm._deadline import Clock, Deadline
+from resilient_llm._deadline import Clock
 from resilient_llm._engine import Engine
 from resilient_llm._errors import ClientClosed, LLMError, LoadTimeout
 from resilient_llm._events import Listener, teller
@@ -30,10 +29,10 @@ from resilient_llm._run import Run
 from resilient_llm._stream import ChatStream
 from resilient_llm._typed import typed
 from resilient_llm._types import ChatRequest, EmbedRequest, Message, Messages
-from resilient_llm._watch import Watch
+from resilient_llm._watch import Watch, aside
 from resilient_llm._zones import LocalOnly, ambient_limit, beyond, limit_of, strictest
 from resilient_llm.backends.base import Backend
-from resilient_llm.policies.timeouts import DEADLINE_CHAT, DEADLINE_EMBED, Limits
+from resilient_llm.policies.timeouts import DEADLINE_CHAT, DEADLINE_EMBED
 from resilient_llm.telemetry import Telemetry
 from resilient_llm.telemetry._hub import Hub
 
@@ -235,8 +234,7 @@ class AsyncClient:
 
     def _aside_watch(self) -> Watch:
         """For what is no attempt: the limits of the phases do not hold, the zone does."""
-        endless = Limits(math.inf, math.inf, math.inf, math.inf)
-        return Watch(Deadline(math.inf, math.inf), endless, self._clock, zone=strictest(self._limit, ambient_limit()))
+        return aside(self._clock, strictest(self._limit, ambient_limit()))
 
     def _call(self, asked: Asked, *, whole: bool = True) -> Call:
         self._check_open()

@@ -21,10 +21,9 @@ import anyio
 from resilient_llm._deadline import Clock
 from resilient_llm._detached import Detached, running_loop
 from resilient_llm._errors import BackendFailed, LLMError, ModelNotFound
-from resilient_llm._watch import Watch
+from resilient_llm._watch import Watch, aside
 from resilient_llm.backends._exchange import Exchange
 from resilient_llm.backends._ollama_memory import Memory
-from resilient_llm.backends._ollama_server import aside
 from resilient_llm.backends.http import Transport
 from resilient_llm.wire import Decoder, HTTPCall
 from resilient_llm.wire.ollama import OllamaCodec

@@ -103,6 +103,11 @@ class Ollama:
         return self._memory.window
 
     @property
+    def window_by(self) -> str:
+        """Who says so: `/api/ps` (the model as it is loaded), `/api/show` (servers before 0.10), or `num_ctx`."""
+        return self._memory.window_by
+
+    @property
     def counts_whole(self) -> bool:
         """Its count of a prompt has what it held in its cache: not before 0.4, and not in 0.30.0 (#2068, #16414)."""
         version = self._server.version
