@@ -148,9 +148,10 @@ class Leg:
         """Takes note of what puts the route aside."""
         seconds = plan.aside_for(error)
         if seconds is not None:
-            self.aside_until = max(self.aside_until, self._clock() + seconds)
-            if isinstance(error, RateLimited) and error.retry_after is not None:
-                self.told_until = self.aside_until
+            until = self._clock() + seconds
+            self.aside_until = max(self.aside_until, until)
+            if isinstance(error, RateLimited) and error.retry_after == seconds:
+                self.told_until = max(self.told_until, until)  # said by the server, and not our own 30 s
             if self._tell is not None:
                 self._tell(RoutePutAside(self.name, seconds, error))
 
