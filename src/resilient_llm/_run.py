@@ -155,9 +155,7 @@ class Run:
             self.queue = call.clock() - self.begun
         if self.slot.held.permit.role == "probe":
             self.kind = "probe"
-        limits = leg.thinking if isinstance(call.request, ChatRequest) and call.request.reasoning else leg.limits
-        if not leg.streams or not isinstance(call.request, ChatRequest):
-            limits = limits.unary()
+        limits = leg.limits_for(call.request)
         self.watch = Watch(call.deadline, limits, call.clock, reserve=reserve, zone=call.zone)
 
     def open(self, request: Request) -> AbstractAsyncContextManager[Batches]:

@@ -7,7 +7,18 @@ from typing import Any
 import anyio
 import pytest
 
-from resilient_llm import AllRoutesFailed, Image, Message, Ollama, OpenAICompatible, Retry, RetryBudget, Route, ToolCall
+from resilient_llm import (
+    AllRoutesFailed,
+    ChatRequest,
+    Image,
+    Message,
+    Ollama,
+    OpenAICompatible,
+    Retry,
+    RetryBudget,
+    Route,
+    ToolCall,
+)
 from resilient_llm.dialects import Profile, profile_for
 from resilient_llm.errors import ConfigError, NoEligibleRoute, UnsupportedParameter
 from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, say, status
@@ -70,6 +81,46 @@ async def test_a_refused_field_says_nothing_about_the_health_of_the_server(ask: 
     await ask(llm)
     (state,) = llm.snapshot().values()
     assert state["breaker"].state == "closed"
+
+
+@REAL
+async def test_a_server_that_refuses_to_stream_is_asked_for_the_whole(ask: Ask) -> None:
+    """As OpenAI does for an organization that it has not verified."""
+    text = "Your organization must be verified to stream this model."
+    error = {"message": text, "type": "invalid_request_error", "param": "stream", "code": "unsupported_value"}
+    with FakeOpenAI(status(400, {"error": error}), say("yes")) as server:
+        async with client(OpenAICompatible("m", base_url=server.url)) as llm:
+            reply = await ask(llm)
+            assert (reply.text, len(reply.attempts), reply.degraded) == ("yes", 2, ())
+            assert [one.json["stream"] for one in server.chats] == [True, False]
+            await ask(llm)
+            assert len(server.chats) == 3
+            assert "streams: no" in llm.explain()
+        server.then(status(400, {"error": error}))
+        async with client(Route(OpenAICompatible("m", base_url=server.url), streams=True)) as llm:
+            assert len((await error_of(ask(llm), UnsupportedParameter)).attempts) == 1  # the user insists
+
+
+@pytest.mark.parametrize(
+    ("model", "profile", "reasoning", "patient"),
+    [
+        ("gpt-5-mini", "openai", None, True),
+        ("gpt-5.1", "openai", None, False),
+        ("gpt-5.1", "openai", "high", True),
+        ("gpt-5.1", "openai", "none", False),
+        ("gpt-4o", "openai", "high", False),  # it cannot, and is not asked to
+        ("deepseek-reasoner", "deepseek", "none", False),
+        ("m", None, "low", True),
+        ("m", None, None, False),
+    ],
+)
+async def test_a_model_that_thinks_first_has_longer_to_its_first_token(
+    model: str, profile: str | None, reasoning: Any, patient: bool
+) -> None:
+    llm = client(OpenAICompatible(model, base_url="http://127.0.0.1:1/v1", profile=profile))
+    (leg,) = llm._legs
+    limits = leg.limits_for(ChatRequest((Message("user", "hi"),), reasoning=reasoning))
+    assert limits.first_token == (300.0 if patient else 60.0)
 
 
 @REAL

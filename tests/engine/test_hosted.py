@@ -119,4 +119,5 @@ async def test_a_model_that_is_not_pulled_is_not_found() -> None:
     async with client(to(host)) as llm:
         with pytest.raises(ModelNotFound):
             await llm.chat("hi")
-        assert await llm.models() == {"ollama:llama3.2": ("other:latest",)}
+        (model,) = (await llm.models())["ollama:llama3.2"]
+    assert model.name == "other:latest"

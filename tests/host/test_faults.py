@@ -198,6 +198,8 @@ def test_a_fault_that_is_none_is_said_at_once(wrong: dict[str, Any]) -> None:
         Fault(**wrong)
 
 
-def test_every_fault_of_the_catalogue_is_tried_here() -> None:
-    source = Path(__file__).read_text()
+def test_every_fault_of_the_catalogue_is_tried_here_and_stands_on_the_page() -> None:
+    here = Path(__file__)
+    source, page = here.read_text(), here.parents[2].joinpath("docs", "fake-ollama.md").read_text()
     assert [name for name in CATALOGUE if f'"{name}"' not in source] == []
+    assert [name for name in CATALOGUE if f"`{name}`" not in page] == []

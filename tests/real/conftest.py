@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from . import litellm, llamacpp, ollama
 from .script import Kind
+from .subjects import Hands, Subject, fake, named_by_the_environment, real
 
 KEY = "sk-tests-only"  # the one that the llama.cpp servers want
 NARROW = 512  # tokens of a window that a test fills quickly
+SUBJECTS = ["fake 0.9.3", "fake 0.32.15", "real", *(["yours"] if os.environ.get("OLLAMA_TEST_HOST") else [])]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     asked = "peers" in str(config.getoption("markexpr"))
     for item in items:
-        if here in item.path.parents:
+        if here in item.path.parents and "[fake" not in item.name:
             item.add_marker("real")
             if item.get_closest_marker("peers") and not (asked and litellm.BIN.exists()):
                 item.add_marker(pytest.mark.skip(reason="needs the LiteLLM proxy: `make peers`"))
@@ -91,3 +96,29 @@ def ollama_server(model: Callable[[Kind], Path], tmp_path_factory: pytest.TempPa
     with ollama.ollama_server(models, folder, parameters=one, OLLAMA_NUM_PARALLEL=1, OLLAMA_MAX_QUEUE=2) as server:
         server.create("narrow", {"from": "scripted", "parameters": {"num_ctx": NARROW}})
         yield server
+
+
+@pytest.fixture(scope="session")
+def subjects() -> Iterator[dict[str, Subject]]:
+    """Two of the subjects of the contract, and the others once they are asked for."""
+    with fake("0.9.3") as old, fake("0.32.15") as new:
+        yield {"fake 0.9.3": old, "fake 0.32.15": new}
+
+
+@pytest.fixture(params=SUBJECTS)
+def subject(request: pytest.FixtureRequest, subjects: dict[str, Subject]) -> Iterator[Subject]:
+    """A server that claims to be Ollama."""
+    name = request.param
+    if name not in subjects:
+        yours = name == "yours"
+        subjects[name] = named_by_the_environment() if yours else real(request.getfixturevalue("ollama_server"))
+    with httpx2.Client(verify=False) as http:  # nothing is encrypted, and reading the certificates takes its time
+        yield replace(subjects[name], http=http)
+
+
+@pytest.fixture
+def hands(subject: Subject) -> Hands:
+    """What can be done to its processes."""
+    if subject.hands is None:
+        pytest.skip("nothing is done to the processes of a server that is not ours")
+    return subject.hands

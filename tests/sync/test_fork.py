@@ -61,7 +61,7 @@ forked(lambda: show(llm.chat("quick", timeout=5).text, llm.snapshot()["ollama:ll
 thread.join()
 show(llm.snapshot()["ollama:llama3.2"]["bulkhead"])
 """
-    out, _ = run(process, script, say("slow", first=1.0), say("quick"))
+    out, _ = run(process, script, say("slow", first=3.0), say("quick"))
     free = "BulkheadSnapshot(slots=1, inflight=0, queued=0)"
     assert out == f"quick {free}\nchild 0\nslow\n{free}\n"
 

@@ -13,7 +13,7 @@ from resilient_llm.errors import ConnectFailed, EmptyReply, LLMError
 from resilient_llm.telemetry import Telemetry
 from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry import _semconv_metrics as metrics
-from resilient_llm.telemetry._metrics import OVERHEAD_OF
+from resilient_llm.telemetry._metrics import MOST, OVERHEAD_OF, instruments
 from resilient_llm.telemetry._semconv_metrics import MODELS_OF_A_ROUTE
 from resilient_llm.telemetry._targets import Target
 from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, say
@@ -133,3 +133,12 @@ async def test_an_error_that_has_no_row_is_not_a_word_of_its_own(otel: Otel) -> 
     assert of(otel.call)[names.ERROR_TYPE] == names.OTHER
     assert names.error_type(ConnectFailed("x", status=599)) == "connection_error"
     assert names.error_type(LLMError("x", status=500)) == names.OTHER
+
+
+async def test_an_sdk_that_never_collects_does_not_make_the_process_grow(otel: Otel) -> None:
+    made = instruments(otel.meter_provider, "1.41", counts=True)
+    for _ in range(MOST * 2 + 5):
+        made.record(metrics.RETRIES, 1, {names.ROUTE: "r"})
+    assert len(made._waiting) == 5
+    assert otel.value("resilient_llm.retries") == MOST * 2 + 5
+    assert not made._waiting

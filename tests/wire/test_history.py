@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from resilient_llm._errors import UnsupportedParameter
 from resilient_llm._types import ChatRequest, Image, Message, Tool, ToolCall
 from resilient_llm.dialects import Profile, profile_for
+from resilient_llm.testing._ollama_checks import refusal, refused_option
 from resilient_llm.testing._openai_rules import refusal_of, rules_of
+from resilient_llm.testing._script import Call
+from resilient_llm.wire._ollama_request import encode_chat, settings_from
 from resilient_llm.wire._openai_history import NO_RESULT, OPENING, history
 from resilient_llm.wire._openai_request import chat_body
 
@@ -38,6 +41,7 @@ SERVERS = [
     ("tgi", "llama", r"0|1"),
     ("lmstudio", "qwen", r"[0-9]{9}"),
 ]
+OLLAMA = ("ollama", "qwen3", r"|call_[a-z0-9]{8}")
 TARGETS = [(server, model) for server, model, _ in SERVERS]
 TEXT = st.text(string.ascii_letters + " é中\n", max_size=12)
 NAMES = st.sampled_from(["get_weather", "search", "default_api:get weather", "a.b"])
@@ -95,13 +99,16 @@ def written(messages: Sequence[Message], server: str, model: str) -> dict[str, A
     return made
 
 
-@pytest.mark.parametrize(("server", "model", "ids"), SERVERS)
+@pytest.mark.parametrize(("server", "model", "ids"), [*SERVERS, OLLAMA])
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.data())
 def test_any_history_of_one_server_is_accepted_by_every_other(
     server: str, model: str, ids: str, data: st.DataObject
 ) -> None:
     messages = data.draw(turns(server, ids))
+    call = encode_chat(ChatRequest(tuple(messages)), settings_from("m", None, None, None, None), None, stream=True)
+    sent = Call("POST", "/api/chat", {}, json.loads(call.body))
+    assert (refusal(sent), refused_option(sent)) == (None, None)
     for other, its in TARGETS:
         rules = rules_of(other, its)
         assert rules is not None

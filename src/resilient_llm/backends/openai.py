@@ -102,6 +102,10 @@ class OpenAICompatible:
         """Why the model cannot take this request, as far as is known."""
         return self._codec.lacks(request) if isinstance(request, ChatRequest) else None
 
+    def reasons(self, request: ChatRequest) -> bool:
+        """Whether the model thinks before it answers."""
+        return self._codec.profile.thinks(request)
+
     def learn(self, request: Request, error: LLMError) -> bool:
         """See `Backend`: a field that was refused by name is not sent again."""
         if self._extra and isinstance(request, ChatRequest):

@@ -97,6 +97,7 @@ class Hub:
         self.options, self._clock = options or Telemetry(), clock
         self._given = tracer_provider, meter_provider
         self._asked_for = self._given != (None, None) or any(name in os.environ for name in _SET)
+        self._api: tuple[Callable[[], Any], Callable[[], Any]] | None = None
         self._seen: tuple[Any, Any] | None = None
         self._sinks: OpenSinks | None = None
         self.legs: Sequence[Leg] = ()
@@ -115,20 +116,23 @@ class Hub:
 
     def _open(self) -> OpenSinks | None:
         """Where traces and metrics go now; `None` while both are the API's own, which do nothing."""
-        modules = sys.modules
-        if not (self._asked_for or _API[0] in modules or _API[1] in modules):
-            return None
-        from opentelemetry import metrics, trace
+        if self._api is None:
+            modules = sys.modules
+            if not (self._asked_for or _API[0] in modules or _API[1] in modules):
+                return None
+            from opentelemetry import metrics, trace
 
-        tracers = self._given[0] or trace.get_tracer_provider()
-        meters = self._given[1] or metrics.get_meter_provider()
+            self._api = trace.get_tracer_provider, metrics.get_meter_provider
+        tracers = self._given[0] or self._api[0]()
+        meters = self._given[1] or self._api[1]()
         if self._seen is None or tracers is not self._seen[0] or meters is not self._seen[1]:
             self._seen = tracers, meters
             self._sinks = None
-            if _real(tracers) or _real(meters):
+            counts = _real(meters)
+            if counts or _real(tracers):
                 from resilient_llm.telemetry._sinks import OpenSinks
 
-                self._sinks = OpenSinks(self.options, tracers, meters, self.legs, self._clock)
+                self._sinks = OpenSinks(self.options, tracers, meters, self.legs, self._clock, counts=counts)
         return self._sinks
 
     def around(self, tell: Tell | None) -> Tell:

@@ -3,12 +3,16 @@
 OpenTelemetry cannot take a callback back, so a gauge asks whichever clients are still alive. Values of several clients
 under one label are added up, or a second client of the same routes would hide the first.
 
+The SDK takes 9 µs for a value, and a plain call has four: they are put down, and passed on when the SDK collects, which
+begins with the gauges. That is the same work, but not in the way of the event loop.
+
 Rules of the file: nothing here is called for a token; a label comes from `_semconv_metrics` or is not recorded.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
 Labels = dict[str, str]
+MOST = 4096  # values that are put down at most, for an SDK that does not collect
 OVERHEAD_OF = 16  # one call in so many tells its overhead: to record it costs a tenth of what is measured
 _MADE: weakref.WeakKeyDictionary[Any, dict[str, Instruments]] = weakref.WeakKeyDictionary()
 _LOOK: dict[str, Callable[[Target], list[tuple[Labels, float]]]] = {
@@ -61,8 +66,9 @@ class Instruments:
         routes: of all clients that live.
     """
 
-    def __init__(self, meter: Meter, convention: Convention) -> None:
-        self.convention = convention
+    def __init__(self, meter: Meter, convention: Convention, *, counts: bool) -> None:
+        self.convention, self._counts = convention, counts
+        self._waiting: deque[tuple[Callable[..., None], float, Mapping[str, Any], Context | None]] = deque()
         self.routes: weakref.WeakSet[Target] = weakref.WeakSet()
         self._record: dict[str, Callable[..., None]] = {}
         for metric in (*convention, *metrics.METRICS):
@@ -81,7 +87,20 @@ class Instruments:
 
     def record(self, metric: Metric, value: float, labels: Mapping[str, Any], context: Context | None = None) -> None:
         """Takes a value in. `context` leads from an exemplar to its trace."""
-        self._record[metric.name](value, labels, context)
+        if self._counts:
+            self._waiting.append((self._record[metric.name], value, labels, context))
+            if len(self._waiting) >= MOST:
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Gives the SDK what was taken in."""
+        waiting = self._waiting
+        while waiting:
+            try:
+                record, value, labels, context = waiting.popleft()
+            except IndexError:
+                return  # another thread was here
+            record(value, labels, context)
 
     def ended(self, call: Ended, *, number: int, tags: Sequence[str], counts: bool, context: Context) -> None:
         """The metrics of the client's call of this `number`; the conventions' own only if nobody above counts it."""
@@ -124,6 +143,7 @@ class Instruments:
             from opentelemetry.metrics import Observation
 
             del options
+            self._pass_on()
             return [Observation(value, dict(key)) for key, value in self._sums(metric).items()]
 
         return observe
@@ -152,10 +172,11 @@ class Instruments:
         return f"Instruments({len(self._record)} recorded, {len(self.routes)} routes)"
 
 
-def instruments(provider: MeterProvider, version: str) -> Instruments:
-    """The instruments of this provider; they are made when it is first asked for them."""
+def instruments(provider: MeterProvider, version: str, *, counts: bool) -> Instruments:
+    """The instruments of this provider, if it `counts`; they are made when it is first asked for them."""
     made = _MADE.setdefault(provider, {})
     if version not in made:
         convention = metrics.CONVENTIONS[version]
-        made[version] = Instruments(provider.get_meter(names.SCOPE, schema_url=convention.schema_url), convention)
+        meter = provider.get_meter(names.SCOPE, schema_url=convention.schema_url)
+        made[version] = Instruments(meter, convention, counts=counts)
     return made[version]

@@ -35,12 +35,12 @@ class OpenSinks:
 
     def __init__(
         self, options: Telemetry, tracers: TracerProvider, meters: MeterProvider, legs: Sequence[Leg],
-        clock: Callable[[], float],
+        clock: Callable[[], float], *, counts: bool,
     ) -> None:  # fmt: skip
         schema = metrics.CONVENTIONS[options.conventions].schema_url
         self.calls = tracers.get_tracer(names.SCOPE, schema_url=schema)
         self.attempts = tracers.get_tracer(names.ATTEMPTS_SCOPE, schema_url=schema)
-        self.instruments = instruments(meters, options.conventions)
+        self.instruments = instruments(meters, options.conventions, counts=counts)
         self.targets = {leg.name: Target(leg, clock, options.propagate_to) for leg in legs}
         for target in self.targets.values():
             self.instruments.routes.add(target)
@@ -50,9 +50,10 @@ class OpenSinks:
     def watch(self, call: Call) -> None:
         """Follows a call, unless somebody has asked for silence here."""
         parent = context.get_current()
-        if any(parent.get(key) for key in _SILENT):
-            return
-        CallTrace(self, call, parent, quiet=any(parent.get(key) is not None for key in _HAS_ONE))
+        if not parent:
+            CallTrace(self, call, parent, quiet=False)
+        elif not any(parent.get(key) for key in _SILENT):
+            CallTrace(self, call, parent, quiet=any(parent.get(key) is not None for key in _HAS_ONE))
 
     def settle(self) -> None:
         """Does what was left for later."""

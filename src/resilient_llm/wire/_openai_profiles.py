@@ -90,6 +90,12 @@ class Profile:
             return not self.reasons_by_default
         return (self.reasoning[request.reasoning] or {}).get("reasoning_effort") == "none"
 
+    def thinks(self, request: ChatRequest) -> bool:
+        """Its model thinks before it answers this request."""
+        if request.reasoning is None or self.reasoning[request.reasoning] is None:
+            return self.reasons_by_default
+        return request.reasoning != "none"
+
     def differences(self) -> dict[str, Any]:
         """What is not as in the common dialect, by the name of the field."""
         common = Profile()
@@ -178,13 +184,15 @@ PROFILES: tuple[tuple[str, str, Profile], ...] = (
     ("openai|azure", r"gpt-5", _REASONER),
     ("openai|azure", r"(chatgpt|gpt-[34])", replace(_OPENAI, reasoning=_NEVER)),
     ("openai|azure", r"", _OPENAI),
-    ("mistral", r"magistral", replace(_MISTRAL, reasoning=_switch(None, {}))),
+    ("mistral", r"magistral", replace(_MISTRAL, reasons_by_default=True, reasoning=_switch(None, {}))),
     ("mistral", r"", _MISTRAL),
     ("groq", r"qwen", replace(_GROQ, reasoning=_switch({"reasoning_effort": "none"}, {"reasoning_effort": "default"}))),
-    ("groq", r"gpt-oss", replace(_GROQ, reasoning=_effort(none="low"))),
+    ("groq", r"gpt-oss", replace(_GROQ, reasons_by_default=True, reasoning=_effort(none="low"))),
     ("groq", r"(llama-4|kimi)", replace(_GROQ, reasoning=_NEVER)),
     ("groq", r"", replace(_GROQ, reasoning=_NEVER, schema="json_object")),
+    ("deepseek", r"deepseek-(reasoner|v4)", replace(_DEEPSEEK, reasons_by_default=True)),
     ("deepseek", r"", _DEEPSEEK),
+    ("moonshot", r"kimi-(k2\.5|k2\.6|k3|k2-thinking)", replace(_MOONSHOT, reasons_by_default=True)),
     ("moonshot", r"", _MOONSHOT),
     # docs.z.ai: `thinking`, JSON mode
     ("zai", r"", Profile("zai", reasoning=_THINKING, schema="json_object", forced=None)),

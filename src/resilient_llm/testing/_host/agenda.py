@@ -13,14 +13,10 @@ from collections.abc import Callable
 class Entry:
     """One action still to come; without one it was called off."""
 
-    __slots__ = ("action", "at", "number")
+    __slots__ = ("action",)
 
-    def __init__(self, at: float, number: int, action: Callable[[], None]) -> None:
-        self.at, self.number = at, number
+    def __init__(self, action: Callable[[], None]) -> None:
         self.action: Callable[[], None] | None = action
-
-    def __lt__(self, other: Entry) -> bool:
-        return (self.at, self.number) < (other.at, other.number)
 
     def cancel(self) -> None:
         """Calls it off; it stays in the heap until its time."""
@@ -36,31 +32,32 @@ class Agenda:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._heap: list[Entry] = []
+        self._heap: list[tuple[float, int, Entry]] = []
         self._planned = 0
 
     def after(self, seconds: float, action: Callable[[], None]) -> Entry:
         """Plans an action."""
         self._planned += 1
-        entry = Entry(self.now + seconds, self._planned, action)
-        heapq.heappush(self._heap, entry)
+        entry = Entry(action)
+        heapq.heappush(self._heap, (self.now + seconds, self._planned, entry))
         return entry
 
     @property
     def next(self) -> float | None:
         """When the next action is due; `None` if there is none."""
         heap = self._heap
-        while heap and heap[0].action is None:
+        while heap and heap[0][2].action is None:
             heapq.heappop(heap)
-        return heap[0].at if heap else None
+        return heap[0][0] if heap else None
 
     def advance(self, until: float) -> None:
         """Does all that is due up to this time, which is the present then."""
         heap = self._heap
-        while heap and heap[0].at <= until:
-            entry = heapq.heappop(heap)
-            if entry.action is not None:
-                self.now = max(self.now, entry.at)
-                action, entry.action = entry.action, None
+        while heap and heap[0][0] <= until:
+            at, _, entry = heapq.heappop(heap)
+            action = entry.action
+            if action is not None:
+                self.now = max(self.now, at)
+                entry.action = None
                 action()
         self.now = max(self.now, until)

@@ -173,12 +173,14 @@ class Version:
         flags: the fields `truncate` and `shift` mean something (since 0.12.6).
         halves: a prompt that is too long keeps half a window (0.30.9); before, a whole one.
         fast: a request for a loaded model passes by the queue of those that wait for a load.
+        apart: a load goes on beside the queue; who wants the same model holds the queue up all the same.
         tiers: the default window goes by the GPU's memory (0.15.5).
         told: `/api/ps` tells the window (0.10).
         hidden: `/api/ps` does not list a model that is still loading.
         cached_counts: `prompt_eval_count` has the tokens that were in the cache; not in 0.30.0.
         call_ids: tool calls have ids (0.12).
         guard: an answer of the same token again and again is broken off.
+        schemas: a schema that cannot be used is a 400 of llama-server's; before, an error inside a 200.
         runner: what it calls the process that runs a model.
         missing: the 404 of a model that is not pulled, for a chat.
         too_long: the 400 of a text that is too long to embed.
@@ -188,12 +190,14 @@ class Version:
     flags: bool = True
     halves: bool = True
     fast: bool = True
+    apart: bool = False
     tiers: bool = True
     told: bool = True
     hidden: bool = True
     cached_counts: bool = True
     call_ids: bool = True
     guard: bool = True
+    schemas: bool = True
     runner: str = "llama-server"
     missing: str = "model '{}' not found"
     too_long: str = "the input length exceeds the context length"
@@ -206,10 +210,12 @@ _OLD: Final = replace(
     flags=False,
     halves=False,
     fast=False,
+    apart=True,
     tiers=False,
     told=False,
     hidden=False,
     call_ids=False,
+    schemas=False,
     runner="llama runner",
     missing='model "{}" not found, try pulling it first',
     too_long="input length exceeds maximum context length",

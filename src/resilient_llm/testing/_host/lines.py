@@ -21,6 +21,10 @@ from resilient_llm.testing._script import JSON, Chunk, Head
 EPOCH: Final = 1_767_225_600  # seconds since 1970 at which virtual time is 0
 FOR_EVER: Final = 292 * 365 * 86_400  # seconds; Go's longest duration, which a negative keep_alive becomes
 NDJSON: Final = Head(200, (("Content-Type", "application/x-ndjson"),))
+_AROUND: Final = {
+    "chat": ('"message":{"role":"assistant","content":', '},"done":false}\n'),
+    "generate": ('"response":', ',"done":false}\n'),
+}
 Piece = tuple[str, Any]  # content, thinking or tool_calls, and what
 
 
@@ -65,8 +69,12 @@ def loaded(asked: Asked, now: float, reason: str) -> dict[str, Any]:
 
 
 def line(job: Job, now: float, piece: Piece) -> Chunk:
-    """One token of a stream."""
+    """One token of a stream. A text is written by hand: there is one for each token of a day."""
     asked = job.asked
+    if piece[0] == "content":
+        before, after = _AROUND[asked.kind]
+        text = dump(piece[1]).decode()
+        return Chunk(f'{{"model":{dump(asked.named).decode()},"created_at":"{at(now)}",{before}{text}{after}'.encode())
     return Chunk(dump({**_head(asked, now), **_piece(asked, [piece]), "done": False}) + b"\n")
 
 

@@ -32,13 +32,14 @@ class Load:
     """A load under way.
 
     Attributes:
+        job: the request that it is for.
         runner: the process that loads.
         truth: what really happens to it.
     """
 
     def __init__(self, scheduler: Scheduler, job: Job, fault: str = "") -> None:
         world, asked = scheduler.world, job.asked
-        self._scheduler, self._world, self._job = scheduler, world, job
+        self._scheduler, self._world, self.job = scheduler, world, job
         self._fault = fault
         wants = self._shrunk(asked.wants)
         size, vram, self._missing = scheduler.memory.place(asked.pulled, wants, scheduler.occupants())
@@ -53,9 +54,10 @@ class Load:
 
     def begin(self) -> None:
         """Starts the process."""
-        job, world = self._job, self._world
+        job, world = self.job, self._world
         job.truth.pending += job.lap(world.agenda.now)
         self._scheduler.loads.append(self.truth)
+        self._scheduler.loading[self.runner.pulled.name] = self
         job.exchange.released = self._abort
         seconds = self._scheduler.memory.seconds(job.asked.pulled)
         self._scheduler.memory.was_read(job.asked.pulled)
@@ -64,15 +66,15 @@ class Load:
             self.runner.later(seconds, self._read)
 
     def _shrunk(self, wants: Wants) -> Wants:
-        window = self._job.window or wants.num_ctx
+        window = self.job.window or wants.num_ctx
         if self._fault == "window shrinks":
             window = smaller(window) or window
         return replace(wants, num_ctx=window)
 
     def _read(self) -> None:
-        if self._scheduler.loading is not self:
+        if not self._under_way:
             return
-        pulled = self._job.asked.pulled
+        pulled = self.job.asked.pulled
         if self._fault == "load fails":
             self._failed(TERMINATED.format(self._world.version.runner))
         elif self._missing or self._fault == "load runs out of memory":
@@ -83,7 +85,7 @@ class Load:
 
     def _without_memory(self) -> None:
         """Once more with a smaller window, if nobody asked for this one; else an error."""
-        job = self._job
+        job = self.job
         window = smaller(self.runner.wants.num_ctx) if job.asked.wants.auto and self._world.version.tiers else None
         if window is None or job.window is not None:
             free = (self.runner.size - self.runner.vram - self._missing) / GIB
@@ -94,28 +96,31 @@ class Load:
         job.window = window
         self._end("failed")
         job.exchange.released = None
-        self._scheduler.loading = Load(self._scheduler, job)
-        self._scheduler.loading.begin()
+        Load(self._scheduler, job).begin()
 
     def _done(self) -> None:
-        job, scheduler = self._job, self._scheduler
+        job, scheduler = self.job, self._scheduler
         self._end("completed")
         scheduler.loaded[self.runner.pulled.name] = self.runner
         if job.asked.keep_alive is not None:
             self.runner.session = job.asked.keep_alive
         scheduler.hand_over(job, self.runner)
-        scheduler.served()
+        scheduler.load_ended(self)
 
     def _timed_out(self) -> None:
-        if self._scheduler.loading is self:
+        if self._under_way:
             self._failed(TIMED_OUT.format(self._world.version.runner))
 
     def _failed(self, text: str) -> None:
-        job = self._job
+        job = self.job
         self._end("failed")
         job.exchange.released = None
         lines.fail(job.exchange, self._world.agenda.now, text)
-        self._scheduler.served()
+        self._scheduler.load_ended(self)
+
+    @property
+    def _under_way(self) -> bool:
+        return self._scheduler.loading.get(self.runner.pulled.name) is self
 
     def die(self) -> None:
         """Its process was killed."""
@@ -124,14 +129,14 @@ class Load:
     def _abort(self) -> None:
         """Its request went away, and with it the load."""
         self._end("aborted")
-        self._scheduler.served()
+        self._scheduler.load_ended(self)
 
     def _end(self, how: str) -> None:
         now = self._world.agenda.now
-        self._scheduler.loading = None
+        del self._scheduler.loading[self.runner.pulled.name]
         if self._timer is not None:
             self._timer.cancel()
-        self._job.truth.load += self._job.lap(now)
+        self.job.truth.load += self.job.lap(now)
         self.truth.ended, self.truth.outcome = now, how  # type: ignore[assignment]  # one of its four words
         if how != "completed":
             self.runner.dead = True

@@ -1,8 +1,8 @@
 """Ollama's scheduler (server/sched.go): who gets a model that is in memory, what is loaded, and what has to go for it.
 
     submit   loaded, and as it is wanted: handed over, past the queue of the others; else it waits in the queue, or 503
-    queue    one request at a time; its load holds up all others. A load belongs to the request that started it: when
-             that one leaves it is aborted, and the next in the queue starts anew
+    queue    one request at a time; its load holds up all others (before 0.30 only those that it concerns). A load
+             belongs to the request that started it: when that one leaves it is aborted, and the next starts anew
     release  nobody uses a model: its keep_alive starts to run; at 0 it goes
 
 Rules of the file: what the real one gets wrong is wrong here, too: a keep_alive that meets a model which was to go
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 from resilient_llm.testing._host import lines
 from resilient_llm.testing._host.agenda import Entry
@@ -42,7 +42,7 @@ class Scheduler:
 
     Attributes:
         loaded: by name, in the order of their loads.
-        loading: the load that is under way.
+        loading: the loads that are under way, by the name of the model.
         leaving: models whose memory is not free yet.
         wedged: it does nothing any more.
         loads: every load there was.
@@ -52,13 +52,13 @@ class Scheduler:
         self.world = world
         self.memory = Memory(world.machine, world.settings)
         self.loaded: dict[str, Runner] = {}
-        self.loading: Load | None = None
+        self.loading: dict[str, Load] = {}
         self.leaving: list[Runner] = []
         self.loads: list[LoadTruth] = [] if loads is None else loads
         self.wedged = False
         self._pending: deque[Job] = deque()
         self._current: Job | None = None
-        self._awaits = False  # the current one waits for a model to go
+        self._awaits: Literal["", "unload", "load"] = ""  # what the current one waits for
         world.active = lambda: sum(one.active for one in self.loaded.values())
 
     # -- requests
@@ -96,6 +96,8 @@ class Scheduler:
         runner = self.loaded.get(job.asked.pulled.name)
         if runner is not None:
             self._look(runner, job, lambda why: self._looked(job, runner, why))
+        elif job.asked.pulled.name in self.loading or (self.loading and self._full(job)):
+            self._awaits = "load"
         elif self._full(job):
             self._evict(self._victim(), job)
         else:
@@ -107,14 +109,16 @@ class Scheduler:
         if fault is not None and fault.name == "deadlock":
             self.wedged = True
             return
-        self.loading = Load(self, job, "" if fault is None else fault.name)
-        self.loading.begin()
+        Load(self, job, "" if fault is None else fault.name).begin()
+        if self.world.version.apart and self._current is job:
+            self.served()
 
     def _full(self, job: Job) -> bool:
         """Another model has to go first: there are as many as may be, or there is no room beside them."""
-        if len(self.loaded) >= self.world.settings.loaded_at_most(self.world.machine):
+        there = len(self.loaded) + len(self.loading)
+        if there >= self.world.settings.loaded_at_most(self.world.machine):
             return True
-        return bool(self.loaded) and not self.memory.fits(job.asked.pulled, job.asked.wants, self.occupants())
+        return there > 0 and not self.memory.fits(job.asked.pulled, job.asked.wants, self.occupants())
 
     def _looked(self, job: Job, runner: Runner, why: str | None) -> None:
         if why is None:
@@ -147,6 +151,14 @@ class Scheduler:
 
         asked.append(self.world.agenda.after(UNANSWERED, unanswered))
         runner.later(0.0, answered)
+
+    def load_ended(self, load: Load) -> None:
+        """A load is over, however that was: who was waiting for that goes on."""
+        if self._current is load.job:
+            self.served()
+        elif self._current is not None and self._awaits == "load":
+            self._awaits = ""
+            self._place(self._current)
 
     def served(self) -> None:
         """The one whose turn it was has a model, or no hope of one."""
@@ -217,7 +229,7 @@ class Scheduler:
 
     def _go(self, runner: Runner) -> None:
         """The current request waits until this model is gone. It does not look whether it still will be."""
-        self._awaits = True
+        self._awaits = "unload"
         self._expire(runner)
 
     def _victim(self) -> Runner:
@@ -234,16 +246,15 @@ class Scheduler:
 
     def _unloaded(self, runner: Runner) -> None:
         self.leaving.remove(runner)
-        if self._awaits and self._current is not None:
-            self._awaits = False
+        if self._awaits == "unload" and self._current is not None:
+            self._awaits = ""
             self._place(self._current)
 
     def occupants(self) -> list[Runner]:
         """What takes memory now."""
-        return [*self.loaded.values(), *self.leaving]
+        return [*self.loaded.values(), *self.leaving, *(one.runner for one in self.loading.values())]
 
     def find(self, pulled: Pulled) -> Runner | None:
         """The process of a model, loaded or still loading."""
-        if self.loading is not None and self.loading.runner.pulled is pulled:
-            return self.loading.runner
-        return self.loaded.get(pulled.name)
+        load = self.loading.get(pulled.name)
+        return self.loaded.get(pulled.name) if load is None else load.runner

@@ -175,8 +175,8 @@ class OllamaModel:
             self._agenda.after(0.05, lambda: self._list(exchange))
             return
         found = list(self._scheduler.loaded.values())
-        if self._scheduler.loading is not None and not self.version.hidden:
-            found.append(self._scheduler.loading.runner)
+        if not self.version.hidden:
+            found += [one.runner for one in self._scheduler.loading.values()]
         listed = [listing.running(one, self.now, self.version) for one in found]
         lines.respond(exchange, self.now, 200, {"models": listed}, "complete")
 
@@ -191,8 +191,8 @@ class OllamaModel:
         self._with_runner(model, self._killed)
 
     def _killed(self, runner: Runner) -> None:
-        load = self._scheduler.loading
-        if load is not None and load.runner is runner:
+        load = self._scheduler.loading.get(runner.pulled.name)
+        if load is not None:
             load.die()
         else:
             runner.die()
@@ -261,14 +261,18 @@ class OllamaModel:
         self._scheduler.expire(pulled.name)
         del self._models[pulled.name]
 
-    def transport(self) -> InProcess:
+    def transport(self, *, grain: float = 0.0) -> InProcess:
         """A way to it for `httpx2.AsyncClient(transport=…)`, on the clock of the event loop that runs, real or virtual.
 
         Give that client to `Ollama(…, http_client=…)`: its answers go through everything that a real one's would.
+
+        Args:
+            grain: seconds by which its answers may come late, so that several tokens come at once, which makes long
+                simulations fast. What the log says is exact all the same.
         """
         from resilient_llm.testing._host.transport import InProcess  # here: importing the fakes imports no HTTP
 
-        return InProcess(self)
+        return InProcess(self, grain)
 
 
 def _json(content: bytes) -> Any:

@@ -23,10 +23,10 @@ ROUNDING = 1e-9  # seconds that a loop may wake before the time it was told
 
 
 class InProcess(httpx2.AsyncBaseTransport):
-    """Requests of one event loop to a model."""
+    """Requests of one event loop to a model; see `OllamaModel.transport`."""
 
-    def __init__(self, model: OllamaModel) -> None:
-        self._model = model
+    def __init__(self, model: OllamaModel, grain: float) -> None:
+        self._model, self._grain = model, grain
         self._waiting: dict[Exchange, anyio.Event] = {}
         self._leader: anyio.Event | None = None
 
@@ -77,9 +77,9 @@ class InProcess(httpx2.AsyncBaseTransport):
                 del self._waiting[exchange]
             return
         self._leader = event
-        due = self._model.next
+        due, now = self._model.next, anyio.current_time()
         try:
-            with anyio.move_on_after(None if due is None else max(due - anyio.current_time(), 0.0)):
+            with anyio.move_on_after(None if due is None else max(due - now, self._grain)):
                 await event.wait()
         finally:
             self._leader = None
@@ -95,10 +95,14 @@ class _Body(httpx2.AsyncByteStream):
         self._transport, self._exchange = transport, exchange
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        out = self._exchange.out
         while True:
             action = await self._transport.read(self._exchange)
             if isinstance(action, Chunk):
-                yield action.data
+                data = [action.data]
+                while out and isinstance(out[0], Chunk):  # what has come together is read together
+                    data.append(out.popleft().data)  # type: ignore[union-attr]  # it is a chunk
+                yield b"".join(data)
             elif isinstance(action, End):
                 return
             elif isinstance(action, Drop):

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 GUARD = 30  # times that a token may follow itself before Ollama breaks the answer off
 WINDOWS = 10  # the most that is written where nobody sets a limit, and where somebody sets a larger one
+TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+OLD_SCHEMA = "invalid JSON schema in format"
+# The words of llama.cpp's json_schema_to_grammar, as its server wraps them; not seen on a running Ollama
+NO_SCHEMA = (
+    '{{"error":{{"code":400,"message":"JSON schema conversion failed:\\nUnrecognized schema: {{\\"type\\":\\"{}\\"}}",'
+    '"type":"invalid_request_error"}}}}'
+)
 BATCH = 512  # tokens of a prompt that are read at once
 
 
@@ -45,9 +52,24 @@ class Turn:
     def begin(self) -> None:
         """Reads the prompt; the answer follows."""
         truth = self.job.truth
+        wrong = unusable(self.job.asked.format)
+        if wrong is not None:
+            self._refuse(wrong)
+            return
         self._fault = self._world.fault("answer", truth)
         self._past = truth.kept
         self._read(truth.kept - truth.cached)
+
+    def _refuse(self, kind: object) -> None:
+        job, now = self.job, self._world.agenda.now
+        if self._world.version.schemas:
+            lines.refuse(job.exchange, now, 400, NO_SCHEMA.format(kind))
+        else:
+            if job.asked.streams:
+                self._begin_body()
+            lines.fail(job.exchange, now, OLD_SCHEMA)
+            job.truth.outcome = "refused"
+        self._runner.free(self)
 
     # -- the prompt
 
@@ -212,6 +234,12 @@ class Turn:
         """Its process dies."""
         self._runner.die()
         return True
+
+
+def unusable(schema: object) -> object:
+    """The type in a JSON schema that is none."""
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
+    return kind if isinstance(kind, str) and kind not in TYPES else None
 
 
 def _ends(turn: Turn) -> bool:
