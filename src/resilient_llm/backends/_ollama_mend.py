@@ -142,7 +142,7 @@ class Mender:
         try:
             await memory.server.load(embed=embed, keep_alive=0, watch=watch, limit=TOKEN)
             end = clock() + GONE
-            while await memory.resident(watch) is not False and clock() < end:
+            while await memory.resident(watch) is not False and clock() < end:  # noqa: ASYNC110  # nobody tells
                 await anyio.sleep(LOOK)  # the server tells nobody
             self.step = "loading"
             with anyio.move_on_after(LOAD):
