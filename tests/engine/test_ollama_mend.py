@@ -13,8 +13,8 @@ import pytest
 
 from resilient_llm import AsyncClient, CircuitBreaker, ConfigError, Ollama, Retry, Route, Timeouts
 from resilient_llm.backends import _ollama_mend as mend
-from resilient_llm.errors import ConnectFailed, FirstTokenTimeout
-from resilient_llm.testing import FakeBackend, FakeOllama, fail, hang, refuse, say
+from resilient_llm.errors import ConnectFailed, FirstTokenTimeout, ServerError
+from resilient_llm.testing import FakeBackend, FakeOllama, fail, hang, refuse, say, status
 
 from .kit import REAL, error_of
 
@@ -143,6 +143,16 @@ async def test_a_server_that_is_down_is_not_wedged() -> None:
             await anyio.sleep(0.2)
             assert llm.snapshot()["ollama:llama3.2"]["model"]["mending"] is None
     assert not called
+
+
+async def test_a_server_that_says_what_is_wrong_is_not_wedged() -> None:
+    with FakeOllama(status(500)) as server:
+        async with AsyncClient(route(server)) as llm:
+            for _ in range(5):
+                await error_of(llm.chat("hi"), ServerError)
+            await eventually(lambda: len(server.chats) == 6)
+            await eventually(lambda: llm.snapshot()["ollama:llama3.2"]["model"]["mending"] is None)
+            assert loads(server) == 1
 
 
 async def test_closing_the_client_ends_the_ladder() -> None:

@@ -106,16 +106,16 @@ class Mender:
         await self._call(clock, watch)
 
     async def _wedged(self, clock: Clock, watch: Watch) -> bool:
-        """It is there, and gives no token. A server that is down is not wedged, and neither is one that loads."""
+        """It is there and silent. A server that is down, that loads or that says what is wrong is not wedged."""
         began = clock()
         while await self._memory.resident(watch) is not True:
             if not self._memory.loading or clock() - began > LOAD:
                 return self._memory.loading
             await anyio.sleep(LOOK)
-        return not await self._token(watch)
+        return await self._token(watch) is None
 
-    async def _token(self, watch: Watch) -> bool:
-        """One token comes in time."""
+    async def _token(self, watch: Watch) -> bool | None:
+        """Whether one token comes; `None` if there is nothing but silence."""
         with anyio.move_on_after(TOKEN):
             try:
                 await self._canary(watch)
@@ -124,7 +124,7 @@ class Mender:
             except LLMError:
                 pass  # it says something, if not what was asked for
             return True
-        return False
+        return None
 
     async def _free(self, clock: Clock) -> bool:
         """No attempt of ours is under way any more."""
@@ -147,7 +147,7 @@ class Mender:
             self.step = "loading"
             with anyio.move_on_after(LOAD):
                 await memory.load(embed=embed, watch=watch)
-                return await self._token(watch)
+                return await self._token(watch) is True
         except LLMError as error:
             log.debug("%s: could not be loaded anew: %s", self._name, type(error).__name__)
         return False
