@@ -10,7 +10,7 @@ PHOENIX := .real/phoenix/.installed
 MLFLOW := .real/mlflow/.installed
 LITELLM := .real/litellm/.installed
 
-.PHONY: demo test check format bench simulate real real-install peers stacks clean
+.PHONY: demo test check format bench simulate soak real real-install peers stacks clean
 
 demo: $(RUN)  ## the main job, against a real Ollama if there is one, else against simulated servers
 	@$(BIN)/python -m examples.demo
@@ -33,6 +33,9 @@ bench: $(BENCH)  ## speed and size beside peers; writes benchmarks/results.md
 
 simulate: $(DEV)  ## a month of a client's life in virtual time: DAYS=30; SEED=7 replays one
 	$(BIN)/python -m tests.simulation --days $(or $(DAYS),30) $(if $(SEED),--seed $(SEED))
+
+soak: $(DEV)  ## two minutes of faults and cancellations on real sockets: nothing lost, nothing left, memory flat
+	$(BIN)/python -W error::ResourceWarning -m tests.soak
 
 real: real-install  ## the tests against a real llama.cpp server and a real Ollama
 	$(BIN)/python -m pytest tests/real

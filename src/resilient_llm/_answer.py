@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from resilient_llm._replies import ChatReply, ServedBy, Timings
-from resilient_llm._run import Run
-from resilient_llm._types import ChatRequest
+
+if TYPE_CHECKING:
+    from resilient_llm._run import Run
 
 
 def reply_of(run: Run) -> ChatReply:
     """The whole answer; once the attempt has ended."""
     gathered, leg, done = run.gathered, run.leg, run.gathered.done
     assert done is not None
-    request = run.call.request
-    seed = request.seed if isinstance(request, ChatRequest) else None
     degraded = (*done.degraded, "restarted") if run.call.restarted else done.degraded
     return ChatReply(
         text="".join(gathered.texts),
@@ -23,7 +24,7 @@ def reply_of(run: Run) -> ChatReply:
         model=done.model or leg.model,
         route=leg.name,
         served_by=ServedBy(
-            route=leg.name, model=done.model or leg.model, provider=leg.provider, seed=seed,
+            route=leg.name, model=done.model or leg.model, provider=leg.provider, seed=getattr(run.sent, "seed", None),
             fingerprint=done.fingerprint, **leg.served(),
         ),
         attempts=tuple(run.call.attempts),

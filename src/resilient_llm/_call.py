@@ -5,8 +5,9 @@ It outlives its attempts and holds nothing that has to be given back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from resilient_llm import _log
 from resilient_llm._deadline import Clock, Deadline
@@ -32,13 +33,14 @@ class Call:
         failures: the last error of each route that failed, in order.
         backoff: seconds waited between attempts.
         estimates: what was counted of the prompt.
+        check: makes of the whole text what was asked for, or raises `OutputInvalid`; `None` if text is all.
         tell: told of what happens; `None` where nobody listens.
         trace: the call in a trace, if anybody looks at it there.
     """
 
     __slots__ = (
-        "_over", "attempts", "backoff", "clock", "conversation", "deadline", "earlier", "estimates", "failures",
-        "number", "request", "restarted", "started", "tell", "trace", "whole", "zone",
+        "_over", "attempts", "backoff", "check", "clock", "conversation", "deadline", "earlier", "estimates",
+        "failures", "number", "request", "restarted", "started", "tell", "trace", "whole", "zone",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +58,7 @@ class Call:
         self.backoff = 0.0
         self.restarted = False
         self.estimates = Estimates()
+        self.check: Callable[[str], Any] | None = None
 
     def begin(self) -> Self:
         """Tells that it has begun."""

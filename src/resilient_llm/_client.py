@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import anyio
-from pydantic import ValidationError
 
 from resilient_llm import _deadline
 from resilient_llm._answer import reply_of
@@ -19,7 +18,7 @@ from resilient_llm._call import Call
 from resilient_llm._catalog import models_of
 from resilient_llm._deadline import Clock, Deadline
 from resilient_llm._engine import Engine
-from resilient_llm._errors import ClientClosed, LLMError, OutputInvalid
+from resilient_llm._errors import ClientClosed, LLMError
 from resilient_llm._events import Listener, teller
 from resilient_llm._explain import explain, snapshot
 from resilient_llm._health import health, warm_up
@@ -30,7 +29,7 @@ from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply, Space, Us
 from resilient_llm._route import Plan, Route, route_from
 from resilient_llm._run import Run
 from resilient_llm._stream import ChatStream
-from resilient_llm._tools import schema_of
+from resilient_llm._typed import typed
 from resilient_llm._types import ChatRequest, EmbedRequest, Message, Messages
 from resilient_llm._watch import Watch
 from resilient_llm._zones import LocalOnly, ambient_limit, beyond, limit_of, strictest
@@ -134,7 +133,7 @@ class AsyncClient:
         return ChatStream(start, self._engine.reopen)
 
     async def parse(self, messages: Messages, type: type[T], **options: Unpack[ChatOptions]) -> ParsedReply[T]:
-        """Asks for an answer of this type and checks it.
+        """Asks for an answer of this type and checks it. If it is none, it is asked for once more, with another seed.
 
         Args:
             messages: as for `chat`.
@@ -142,25 +141,19 @@ class AsyncClient:
             **options: as for `chat`.
 
         Raises:
-            OutputInvalid: the answer is not of this type; it is in the error's `.reply`.
+            OutputInvalid: the answer is not of this type, nor was the second; it is in the error's `.reply`.
             LLMError: as `chat`.
         """
-        adapter, schema = schema_of(type)
+        schema, check = typed(type)
         try:
             asked = chat_from(messages, options, schema)
         finally:
             del messages, options
         with self._call(asked) as call:
-            reply = reply_of(await self._engine.open(call))
-        try:
-            output = adapter.validate_json(reply.text)
-        except ValidationError as error:
-            wrong = _first(error, schema)
-        else:
-            return ParsedReply(**{name: getattr(reply, name) for name in ChatReply.__dataclass_fields__}, output=output)
-        invalid = OutputInvalid(f"the answer is not a {getattr(type, '__name__', type)}: {wrong}")
-        invalid.reply, invalid.route, invalid.attempts = reply, reply.route, reply.attempts
-        raise invalid  # out here, because pydantic's error, which holds the answer, would be its context
+            call.check = check
+            run = await self._engine.open(call)
+        reply = reply_of(run)
+        return ParsedReply(**{name: getattr(reply, name) for name in ChatReply.__dataclass_fields__}, output=run.output)
 
     async def embed(
         self, texts: str | Sequence[str], *, timeout: float | None = None, local_only: LocalOnly = None
@@ -295,11 +288,3 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(leg.name for leg in self._legs)})"
-
-
-def _first(error: ValidationError, schema: object) -> str:
-    """What is wrong first, without a word of the answer: neither the value nor a name that is not in the schema."""
-    detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    known = repr(schema)
-    place = [str(part) if isinstance(part, int) or repr(part) in known else "…" for part in detail["loc"]]
-    return f"{'.'.join(place) or 'value'}: {detail['type']}"

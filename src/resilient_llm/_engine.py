@@ -22,6 +22,7 @@ from resilient_llm._call import Call
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import AllRoutesFailed, DeadlineExceeded, LLMError, NoEligibleRoute, Rejected, Truncated
 from resilient_llm._events import FellBack, RetryPlanned
+from resilient_llm._fitting import fit, tokens
 from resilient_llm._leg import Leg
 from resilient_llm._replies import AttemptKind
 from resilient_llm._route import Plan
@@ -157,8 +158,8 @@ class Engine:
             run = Run(call, leg, kind)
             stack.push(run)
             try:
-                request = await run.fit()
-                await run.admit(reserve, await run.tokens(request))
+                request = await fit(call, leg)
+                await run.admit(reserve, await tokens(call, leg, request))
             except BaseException:
                 if kind == "retry":
                     leg.budget.refund()  # it was never sent
@@ -174,7 +175,7 @@ class Engine:
                         before = leg.window
                         await leg.ready(request, run.watch)
                         if leg.window != before:
-                            request = await run.fit()
+                            request = await fit(call, leg)
                     run.batches = await stack.enter_async_context(run.open(request))
                     await self._read(run, whole=call.whole)
             except LLMError as error:
@@ -188,6 +189,7 @@ class Engine:
                 _INSIDE.reset(token)
             if scope.cancelled_caught:
                 raise run.broken(run.watch.late())
+            run.check()
             if not call.whole:
                 run.stack = stack.pop_all()
         if call.conversation is not None:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from resilient_llm._replies import Attempt, Usage
 
 Fault = Literal["backend", "caller"]
+OutputFault = Literal["schema", "loop", "whitespace", "run_on"]
 Phase = Literal["queue", "connect", "load", "first_token", "stream", "backoff"]
 
 
@@ -267,17 +268,22 @@ class QuotaExhausted(LLMError):
 
 
 class OutputInvalid(LLMError):
-    """What the model wrote cannot be used: an unparsable tool call, an answer outside its schema.
+    """What the model wrote cannot be used: an unparsable tool call, an answer outside its schema, a loop.
 
     Attributes:
+        kind: `schema`, `loop`, `whitespace` or `run_on`; `None` where the server found it.
         reply: the `ChatReply` that failed the check, where there is a whole one. Not part of `args` or `repr`.
+        partial: the text of an answer that was cut here. Not part of them either.
     """
 
     retryable = True
+    _extra = ("kind",)
 
-    def __init__(self, message: str = "", **facts: Any) -> None:
+    def __init__(self, message: str = "", *, kind: OutputFault | None = None, **facts: Any) -> None:
         super().__init__(message, **facts)
+        self.kind = kind
         self.reply: Any = None
+        self.partial = ""
 
 
 class Rejected(LLMError):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from resilient_llm._replies import Done, ReasoningDelta, TextDelta, Vectors
 from resilient_llm._types import ToolCall
+from resilient_llm.sentinels import EVERY, Lookout
 from resilient_llm.wire import WireEvent
 
 
 class Gathered:
-    """The pieces of an answer."""
+    """The pieces of an answer.
 
-    __slots__ = ("calls", "done", "texts", "thoughts", "vectors")
+    Attributes:
+        lookout: looks whether it has to be cut, every so many pieces and when its limit ended it.
+    """
+
+    __slots__ = ("_due", "calls", "done", "lookout", "texts", "thoughts", "vectors")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -20,9 +26,19 @@ class Gathered:
         self.calls: list[ToolCall] = []
         self.vectors: Vectors | None = None
         self.done: Done | None = None
+        self.lookout: Lookout | None = None
+        self._due = sys.maxsize
+
+    def watched(self, lookout: Lookout) -> None:
+        """From now on it is looked at."""
+        self.lookout, self._due = lookout, EVERY
 
     def add(self, batch: Sequence[WireEvent]) -> None:
-        """Takes events in."""
+        """Takes events in.
+
+        Raises:
+            OutputInvalid: the answer has to be cut.
+        """
         for event in batch:
             kind = type(event)
             if kind is TextDelta:
@@ -35,6 +51,15 @@ class Gathered:
                 self.done = event
             elif isinstance(event, Vectors):
                 self.vectors = event
+        if len(self.texts) + len(self.thoughts) >= self._due or self.done is not None:
+            self._look()
+
+    def _look(self) -> None:
+        if self.lookout is not None and (self.done is None or self.done.finish_reason == "length"):
+            self._due = len(self.texts) + len(self.thoughts) + EVERY
+            fault = self.lookout.look(self.texts, self.thoughts)
+            if fault is not None:
+                raise fault
 
     @property
     def over(self) -> bool:

@@ -27,6 +27,7 @@ from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, refuse
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.truncation import Counted
+from resilient_llm.sentinels import OutputSentinel
 
 HOSTED_SLOTS, HOSTED_MOST = 64, 1000  # attempts in flight at a hosted origin: to begin with, and at most
 
@@ -60,6 +61,7 @@ class Leg:
         self.guard = route.guard or ContextGuard()
         self.counted = Counted()
         self.family = family_of(self.model)
+        self.sentinel = route.sentinel or OutputSentinel()
         self.streams = route.streams is not False
         self.space = route.space or self.model
         self.aside_until = self.told_until = -math.inf
@@ -132,9 +134,10 @@ class Leg:
         """Takes note of what puts the route aside."""
         seconds = plan.aside_for(error)
         if seconds is not None:
-            self.aside_until = max(self.aside_until, self._clock() + seconds)
-            if isinstance(error, RateLimited) and error.retry_after is not None:
-                self.told_until = self.aside_until
+            until = self._clock() + seconds
+            self.aside_until = max(self.aside_until, until)
+            if isinstance(error, RateLimited) and error.retry_after == seconds:
+                self.told_until = max(self.told_until, until)  # said by the server, and not our own 30 s
             if self._tell is not None:
                 self._tell(RoutePutAside(self.name, seconds, error))
 

@@ -20,6 +20,7 @@ from resilient_llm.policies.guard import ContextGuard
 from resilient_llm.policies.rate import RateLimit
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.timeouts import Timeouts
+from resilient_llm.sentinels import OutputSentinel
 
 OnBreak = Literal["raise", "restart"]
 OnTruncation = Literal["warn", "fail"]
@@ -41,6 +42,7 @@ class Route:
         bulkhead: how many attempts may be in flight. Routes to one origin share one unless each gives its own.
         rate: requests and tokens a minute that the provider allows. Default none: what it says with a 429 is kept.
         guard: what happens to a prompt that does not fit the window.
+        sentinel: when an answer is cut although the server goes on: it repeats itself, or runs on beyond its limit.
         streams: whether answers are asked for in pieces. Default yes, because otherwise a slow answer cannot be told
             from a hang, until the server refuses to.
         falls_back_on: errors that go on to the next route although their class does not, such as `AuthFailed`.
@@ -72,6 +74,7 @@ class Route:
     bulkhead: Bulkhead | None = None
     rate: RateLimit | None = None
     guard: ContextGuard | None = None
+    sentinel: OutputSentinel | None = None
     streams: bool | None = None
     falls_back_on: tuple[type[LLMError], ...] = ()
     on_break: OnBreak = "raise"

@@ -7,15 +7,12 @@ its end comes once, is synchronous, and gives back the slot, tells the breaker a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-import anyio
-import anyio.to_thread
-
+from resilient_llm._answer import reply_of
 from resilient_llm._call import Call, outcome_of
 from resilient_llm._errors import (
     BackendFailed,
@@ -25,12 +22,13 @@ from resilient_llm._errors import (
     DeadlineUnattainable,
     FirstTokenTimeout,
     LLMError,
+    OutputInvalid,
     Overloaded,
     RateLimited,
     Rejected,
     StreamInterrupted,
 )
-from resilient_llm._events import AttemptEnded, AttemptStarted, FirstToken, PromptTrimmed, SlotsChanged
+from resilient_llm._events import AttemptEnded, AttemptStarted, FirstToken, SlotsChanged
 from resilient_llm._gathered import Gathered
 from resilient_llm._leg import Leg
 from resilient_llm._replies import Attempt, AttemptKind
@@ -40,15 +38,12 @@ from resilient_llm.backends.base import Batches
 from resilient_llm.policies._admission import Admission, Ticket
 from resilient_llm.policies.breaker import Permit
 from resilient_llm.policies.bulkhead import Slot
-from resilient_llm.policies.guard import ANSWER
-from resilient_llm.policies.tokens import estimate, size
 from resilient_llm.wire import WireEvent
 from resilient_llm.wire._patience import say_left
 
 T = TypeVar("T")
 THROTTLES = (RateLimited, Overloaded)  # a server's way of saying that there is too much at once
 UNSENT = (ConnectFailed, ConnectTimeout, Rejected)  # the server has not counted it
-HEAVY = 256_000  # characters that are counted on the loop: about 50 ms
 SLOW = 5.0  # seconds without an event after which an attempt that someone cuts says something about the server
 log = logging.getLogger("resilient_llm")
 
@@ -62,11 +57,12 @@ class Run:
         stack: what must be left when the stream ends; `None` once it was.
         gathered: the answer so far.
         sent: the request, as the guard let it through.
+        output: what the call's check made of the answer.
     """
 
     __slots__ = (
-        "batches", "begun", "call", "ended", "first", "gathered", "heard", "kind", "leg", "number", "queue", "sent",
-        "slot", "stack", "watch",
+        "batches", "begun", "call", "ended", "first", "gathered", "heard", "kind", "leg", "number", "output", "queue",
+        "sent", "slot", "stack", "watch",
     )  # fmt: skip
 
     def __init__(self, call: Call, leg: Leg, kind: AttemptKind) -> None:
@@ -82,47 +78,10 @@ class Run:
         self.first: Sequence[WireEvent] = ()
         self.gathered = Gathered()
         self.sent: Request = call.request
+        self.output: Any = None
         self.ended = False
         if call.tell is not None:
             call.tell(AttemptStarted(call.number, leg.name, self.number, kind))
-
-    async def fit(self) -> Request:
-        """The request as it fits the route, and the window that is known now.
-
-        Counting may not hold up the loop: what takes more than 50 ms or so goes to a thread, until the deadline.
-
-        Raises:
-            NoEligibleRoute: the route lacks what it needs.
-            ContextOverflow: it does not fit, and the guard's rule does not make it.
-            DeadlineExceeded: it was still being counted when the deadline came.
-        """
-        call, leg = self.call, self.leg
-        request = leg.suited(call.request)
-        if not isinstance(request, ChatRequest) or leg.guard.fits_surely(request, leg.window):
-            return request
-        fit = partial(leg.guard.fit, request, leg.window, call.estimates.by(leg.family))
-        fitted = await self._aside(fit, size(request))
-        if call.tell is not None and fitted is not request:
-            call.tell(PromptTrimmed(call.number, leg.name, len(request.messages), len(fitted.messages)))
-        return fitted
-
-    async def tokens(self, request: Request) -> int:
-        """About how many tokens the attempt may use, prompt and answer together; 0 where no limit wants to know."""
-        rate = self.leg.rate
-        if rate is None or rate.tokens_per_minute is None:
-            return 0
-        if isinstance(request, ChatRequest):
-            answer = ANSWER if request.max_tokens is None else request.max_tokens
-            return answer + await self._aside(partial(self.call.estimates, request), size(request))
-        return await self._aside(lambda: sum(map(estimate, request.texts)), sum(map(len, request.texts)))
-
-    async def _aside(self, count: Callable[[], T], chars: int) -> T:
-        """What `count` gives, which is done in a thread if there is much to count."""
-        if chars <= HEAVY:
-            return count()
-        with anyio.move_on_after(self.call.deadline.first_by - self.call.clock()):
-            return await anyio.to_thread.run_sync(count, abandon_on_cancel=True)
-        raise DeadlineExceeded("the deadline came while the prompt was counted", phase="queue")
 
     async def admit(self, reserve: float, tokens: int) -> None:
         """Waits for its turn at the origin, then takes slot, permit and room in the rate limit in one step.
@@ -165,7 +124,24 @@ class Run:
         if leg.route.tells_deadline:
             left = say_left(min(deadline.at, deadline.ambient) - self.call.clock())
             self.watch.headers += tuple((name.encode(), value.encode()) for name, value in left.items())
+        if isinstance(request, ChatRequest):
+            self.gathered.watched(leg.sentinel.lookout(request, leg.window))
         return leg.backend.open(request, self.watch, stream=leg.streams)
+
+    def check(self) -> None:
+        """Makes of the whole answer what the call asked for.
+
+        Raises:
+            OutputInvalid: it is no such thing.
+        """
+        check, done = self.call.check, self.gathered.done
+        if check is None or done is None:
+            return
+        try:
+            self.output = check("".join(self.gathered.texts))
+        except OutputInvalid as error:
+            error.retryable = done.finish_reason != "length"  # the same limit would cut the next one, too
+            raise
 
     def first_token(self, batch: Sequence[WireEvent]) -> None:
         """The first events are there: from now on the attempt owns all the time that is left."""
@@ -192,7 +168,7 @@ class Run:
             )  # fmt: skip
             broke.__cause__, error.__traceback__ = error, None
             error = broke
-        if isinstance(error, (StreamInterrupted, DeadlineExceeded)):
+        if isinstance(error, (StreamInterrupted, DeadlineExceeded, OutputInvalid)):
             error.partial = partial
         return error
 
@@ -225,6 +201,8 @@ class Run:
         if failure is not None:
             failure.route = failure.route or self.leg.name
             failure.attempts = tuple(call.attempts)
+            if isinstance(failure, OutputInvalid) and self.gathered.done is not None:
+                failure.reply = reply_of(self)
             self.leg.failed(failure)
             log.debug("%s: attempt %d: %s", self.leg.name, self.number, type(failure).__name__)
 

@@ -26,8 +26,8 @@ def accept(run: Run) -> None:
     done, leg, call, sent = run.gathered.done, run.leg, run.call, run.sent
     if done is None or not isinstance(sent, ChatRequest):
         return
-    counted, window = done.usage.input_tokens, leg.window
-    if leg.counted.cut(sent, counted, window, call.estimates, whole=leg.counts_whole):
+    counted, window, estimate = done.usage.input_tokens, leg.window, call.estimates.by(leg.family)
+    if leg.counted.cut(sent, counted, window, estimate, whole=leg.counts_whole):
         done.degraded = (*done.degraded, "prompt_truncated")
     if done.degraded and call.tell is not None:
         call.tell(AnswerDegraded(call.number, leg.name, run.number, done.degraded))
@@ -35,6 +35,6 @@ def accept(run: Run) -> None:
         return
     what = next((text for name, text in _CUT.items() if name in done.degraded), None)
     if what is not None:
-        tokens = call.estimates(sent)
+        tokens = estimate(sent)
         seen = f"it counted {counted} of about {tokens} tokens; its window is {window or 'unknown'}"
         raise ContextOverflow(f"{what}: {seen}", tokens=max(tokens, (window or 0) + 1), limit=window)

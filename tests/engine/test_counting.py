@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from resilient_llm import AsyncClient, ContextGuard, DeadlineExceeded, Message, Route, drop_oldest
-from resilient_llm._run import HEAVY
+from resilient_llm._fitting import HEAVY
 from resilient_llm.errors import ContextOverflow
 from resilient_llm.policies import tokens
 from resilient_llm.policies._weights import Counts

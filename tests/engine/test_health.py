@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from resilient_llm import Bulkhead, CircuitBreaker, LLMError, Retry, Route, errors
@@ -73,3 +74,13 @@ async def test_an_error_never_raises_the_number_of_slots_however_fast_it_comes(a
     for _ in range(30):
         await error_of(ask(llm), errors.ServerError)
     assert llm.snapshot()["a"]["bulkhead"].slots == 2
+
+
+async def test_our_own_half_minute_aside_is_not_taken_for_what_the_server_said(ask: Ask) -> None:
+    script = fail(errors.ModelNotFound("gone")), fail(errors.RateLimited("slow", retry_after=2)), say("back")
+    backend = FakeBackend(*script, name="a")
+    llm = client(Route(backend, retry=Retry(attempts=1)))
+    await error_of(ask(llm, timeout=10), errors.ModelNotFound)  # puts it aside for 30 s
+    await error_of(ask(llm, timeout=10), errors.RateLimited)  # and the server says 2 s
+    await anyio.sleep(2)
+    assert (await ask(llm, timeout=10)).text == "back"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from resilient_llm import ChatReply, ChatRequest, ConfigError, OutputInvalid, ParsedReply, Retry, Route
+from resilient_llm import ChatReply, ChatRequest, ConfigError, OutputInvalid, ParsedReply, Retry, RetryBudget, Route
 from resilient_llm.errors import ServerError
 from resilient_llm.testing import FakeBackend, cut, fail, say
 
@@ -79,9 +79,37 @@ BAD: list[tuple[Any, str]] = [
 async def test_an_answer_of_another_type_is_invalid_and_kept_but_not_shown(kind: Any, text: str) -> None:
     error = await error_of(client(FakeBackend(say(text))).parse("hi", kind), OutputInvalid)
     assert error.reply.text == text
-    assert (error.route, len(error.attempts)) == ("fake", 1)
+    assert (error.kind, error.route, len(error.attempts)) == ("schema", "fake", 2)
+    assert error.reply.attempts == error.attempts
     assert "sesame" not in f"{error} {error!r} {error.args} {error.reply!r}"
     assert error.__cause__ is None
+
+
+async def test_an_answer_of_another_type_is_asked_for_once_more_with_another_seed() -> None:
+    backend = FakeBackend(say("about 42"), say("42"))
+    reply = await client(backend).parse("hi", int, seed=5)
+    assert (reply.output, reply.text) == (42, "42")
+    assert [request.seed for request in backend.requests] == [5, 6]
+    assert [type(one.error) for one in reply.attempts] == [OutputInvalid, type(None)]
+
+
+async def test_that_repeat_draws_on_the_budget_and_on_the_attempts() -> None:
+    for route in (
+        Route(FakeBackend(say("no")), budget=RetryBudget(ratio=0, burst=0)),
+        Route(FakeBackend(say("no")), retry=Retry(attempts=1)),
+    ):
+        assert len((await error_of(client(route).parse("hi", int), OutputInvalid)).attempts) == 1
+
+
+async def test_an_answer_that_its_limit_cut_is_not_asked_for_again() -> None:
+    error = await error_of(client(FakeBackend(say('{"name":"Par', finish="length"))).parse("hi", City), OutputInvalid)
+    assert len(error.attempts) == 1
+    assert error.reply.degraded == ("cut_at_length",)
+
+
+async def test_another_route_answers_where_its_route_says_so() -> None:
+    first = Route(FakeBackend(say("no"), name="a"), falls_back_on=(OutputInvalid,))
+    assert (await client(first, FakeBackend(say("42"), name="b")).parse("hi", int)).output == 42
 
 
 async def test_the_message_names_the_field_that_is_wrong() -> None:

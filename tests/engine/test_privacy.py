@@ -147,6 +147,8 @@ async def test_no_error_in_process_shows_a_prompt_or_an_answer(ask: Ask) -> None
         llm = client(Route(FakeBackend(step), retry=Retry(attempts=1)), FakeBackend(step, name="b"))
         assert_silent(*shown(await error_of(ask(llm, MESSAGES, timeout=40))))
     assert_silent(*shown(await error_of(client(FakeBackend(say(ANSWER))).parse(PROMPT, int), OutputInvalid)))
+    loop = say(*[ANSWER] * 2000, reasoning=[ANSWER] * 10)
+    assert_silent(*shown(await error_of(ask(client(FakeBackend(loop)), MESSAGES), OutputInvalid)))
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,68 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_llm import _errors as e
-from resilient_llm._replies import Done, ReasoningDelta, TextDelta, Usage
-from resilient_llm._types import ChatRequest, Message, ToolCall
-from resilient_llm.wire import Decoder, WireEvent
-from resilient_llm.wire.openai import OpenAICodec, profile_for
+from resilient_llm._replies import Done, Usage
+from resilient_llm.wire.openai import OpenAICodec
 
-REQUEST = ChatRequest((Message("user", "hi"),))
-DONE = b"data: [DONE]\n\n"
+from .chunks import BROKEN, DONE, REQUEST, USAGE, call, chunk, decode, decoder, done, outcome, sse, text
 
-
-def decoder() -> Decoder:
-    return OpenAICodec("m").decoder(REQUEST, stream=True)
-
-
-def decode(pieces: Iterable[bytes]) -> list[WireEvent]:
-    one = decoder()
-    events: list[WireEvent] = []
-    for piece in pieces:
-        events += one.feed(piece)
-    return events + one.close()
-
-
-def outcome(pieces: Iterable[bytes]) -> tuple[list[WireEvent], type[e.LLMError] | None]:
-    """All events and the error; text is joined, because its pieces may be cut anywhere."""
-    one = decoder()
-    events: list[WireEvent] = []
-    try:
-        for piece in pieces:
-            events += one.feed(piece)
-        events += one.close()
-    except e.LLMError as error:
-        return [], type(error)
-    return events, None
-
-
-def sse(*chunks: Any) -> bytes:
-    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
-
-
-def chunk(delta: dict[str, Any] | None = None, finish: Any = None, **more: Any) -> dict[str, Any]:
-    return {"model": "m", "choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish}], **more}
-
-
-def call(**piece: Any) -> dict[str, Any]:
-    names = {key: piece.pop(key) for key in ("name", "arguments") if key in piece}
-    return chunk({"tool_calls": [{**piece, "function": names}]})
-
-
-def text(events: list[WireEvent]) -> str:
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
-
-
-def calls(events: list[WireEvent]) -> list[tuple[str, dict[str, Any], str]]:
-    return [(event.name, event.arguments, event.id) for event in events if isinstance(event, ToolCall)]
-
-
-def done(events: list[WireEvent]) -> Done:
-    assert isinstance(events[-1], Done)
-    assert sum(isinstance(event, Done) for event in events) == 1
-    return events[-1]
-
-
-USAGE = {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15}
 OPENAI = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"gpt-5-mini","system_fingerprint":"fp_1",'
     b'"choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}],'
@@ -120,10 +63,6 @@ AZURE = (
     + sse(chunk({"role": "assistant", "content": "ok"}), chunk(finish="stop"))
     + DONE
 )
-BROKEN = (  # llama.cpp, a real error in mid-stream: no finish, no [DONE]
-    sse(chunk({"role": "assistant", "content": None}), chunk({"content": "Hello"}))
-    + b'data: {"error":{"code":500,"message":"The model produced output that does not match the expected peg-native format","type":"server_error"}}\n\n'
-)  # fmt: skip
 LLAMA_CPP_WHOLE = (
     b'{"choices":[{"finish_reason":"length","index":0,"message":{"role":"assistant","content":"Hello! This is"}}],"created":1,'
     b'"model":"tiny","system_fingerprint":"b0-unknown","object":"chat.completion","usage":{"completion_tokens":4,"prompt_tokens":11,'
@@ -159,7 +98,7 @@ def test_recorded_answers(name: str) -> None:
 @given(st.sampled_from(BODIES), st.lists(st.integers(0, 3000), max_size=6))
 def test_any_split_gives_the_same_events(body: bytes, cuts: list[int]) -> None:
     at = sorted({0, len(body), *(cut % len(body) for cut in cuts)})
-    pieces = [body[start:end] for start, end in zip(at, at[1:], strict=False)]  # noqa: RUF007
+    pieces = [body[start:end] for start, end in itertools.pairwise(at)]
     assert outcome(pieces) == outcome([body])
 
 
@@ -326,201 +265,3 @@ def test_a_limit_that_was_spent_before_the_first_word_is_named(limit: int | None
 def test_visible_reasoning_that_used_up_the_limit_is_an_answer_and_is_told() -> None:
     end = done(decode([sse(chunk({"reasoning": "hm"}), chunk({"content": ""}, "length"))]))
     assert end.degraded == ("cut_at_length", "thinking_ate_budget")
-
-
-# --- pieces
-
-
-@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "reasoning_text"])
-def test_reasoning_under_its_names(name: str) -> None:
-    events = decode([sse(chunk({name: "hm"}), chunk({"content": "a", name: ""}, "stop"))])
-    assert events[:-1] == [ReasoningDelta("hm"), TextDelta("a")]
-
-
-def test_reasoning_sent_twice_is_told_once() -> None:
-    events = decode([sse(chunk({"reasoning": "hm", "reasoning_content": "hm"}, "stop"))])
-    assert events[:-1] == [ReasoningDelta("hm")]
-
-
-def test_content_in_parts() -> None:
-    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
-    parts = [thinking, {"type": "text", "text": "a"}, {"type": "image_url"}]
-    events = decode([sse(chunk({"content": parts}), chunk({"content": "b"}, "stop"))])
-    assert events[:-1] == [ReasoningDelta("hm"), TextDelta("a"), TextDelta("b")]
-
-
-def test_only_choice_0_is_read() -> None:
-    other = {"model": "m", "choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "length"}]}
-    plain = {"model": "m", "choices": [{"index": 1, "delta": {"content": "no"}}]}
-    events = decode([sse(other, plain, chunk({"content": "a"}), other, plain, chunk({}, "stop"), other, plain)])
-    assert (text(events), done(events).finish_reason) == ("a", "stop")
-
-
-def test_usage_is_the_largest_seen_and_never_a_sum() -> None:
-    seen = [chunk({"content": "a"}, usage={"prompt_tokens": 5, "completion_tokens": n}) for n in (1, 2, 3)]
-    moonshot = {
-        "model": "m",
-        "choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": {"prompt_tokens": 6}}],
-    }
-    assert done(decode([sse(*seen, moonshot)])).usage == Usage(6, 3)
-
-
-@pytest.mark.parametrize("usage", [[], "x", {"prompt_tokens": "12"}, {"prompt_tokens": -1}, {"prompt_tokens": True}])
-def test_an_answer_does_not_die_of_its_usage(usage: object) -> None:
-    assert done(decode([sse(chunk({"content": "a"}, "stop", usage=usage))])).usage == Usage()
-
-
-# --- tool calls
-
-
-@pytest.mark.parametrize(
-    ("pieces", "expected"),
-    [
-        ([call(index=0, id="a", name="f", arguments=""), call(index=0, arguments='{"x"'), call(index=0, arguments=":1}")], [("f", {"x": 1}, "a")]),
-        ([call(id="a", name="f", arguments='{"x":1}')], [("f", {"x": 1}, "a")]),
-        ([call(index=0, id="a", name="f", arguments="{}"), call(index=0, id="b", name="g", arguments="{}")], [("f", {}, "a"), ("g", {}, "b")]),
-        ([call(index=1, id="a", name="f", arguments="{"), call(index=1, arguments="}")], [("f", {}, "a")]),
-        ([call(index=0, id="a", name="f", arguments="{"), call(index=0, id="", arguments="}")], [("f", {}, "a")]),
-        ([call(index=0, id="a", name="f", arguments="{"), call(index=0, id="a", name="f", arguments="}")], [("f", {}, "a")]),
-        ([call(index=0, name="f", arguments="{"), call(index=0, id="late", arguments="}")], [("f", {}, "late")]),
-        ([call(index=0, name="f", arguments='{"x":'), call(index=1, name="g", arguments='{"y":'), call(index=0, arguments="1}"), call(index=1, arguments="2}")], [("f", {"x": 1}, "call_0"), ("g", {"y": 2}, "call_1")]),
-        ([call(name="f", arguments='{"x":1}'), call(name="f", arguments='{"x":2}')], [("f", {"x": 1}, "call_0"), ("f", {"x": 2}, "call_1")]),
-        ([call(index=0, id="a", name="f", arguments="{}"), call(index=0, id="b", arguments="{}"), call(index=0, id="b", name="g")], [("f", {}, "a"), ("g", {}, "b")]),
-        ([call(name="f", arguments='{"x"'), call(arguments=":1}")], [("f", {"x": 1}, "call_0")]),
-        ([call(index=0, id="a", name="f", arguments=None)], [("f", {}, "a")]),
-        ([call(index=0, id="a", name="f", arguments={"x": 1})], [("f", {"x": 1}, "a")]),
-        ([chunk({"content": "t", "tool_calls": None}), call(index=0, id="a", name="f", arguments="null")], [("f", {}, "a")]),
-    ],
-)  # fmt: skip
-def test_tool_calls_are_assembled(pieces: list[Any], expected: list[Any]) -> None:
-    events = decode([sse(*pieces, chunk(finish="tool_calls")) + DONE])
-    assert calls(events) == expected
-
-
-def test_calls_come_whole_at_the_end_and_stop_becomes_tool_calls() -> None:
-    one = decoder()
-    assert one.feed(sse(call(index=0, id="a", name="f", arguments="{}"), chunk(finish="stop"))) == []
-    events = one.feed(DONE)
-    assert calls(events) == [("f", {}, "a")]
-    assert (done(events).finish_reason, done(events).raw_finish_reason) == ("tool_calls", "stop")
-
-
-@pytest.mark.parametrize("arguments", ['{"city":\n "Paris",\n "days"', "{", ""])
-def test_half_a_call_is_dropped_where_the_limit_cut_it(arguments: str) -> None:
-    whole = call(index=0, id="a", name="f", arguments="{}")
-    events = decode([sse(whole, call(index=1, id="b", name="g", arguments=arguments), chunk(finish="length"))])
-    assert calls(events) == [("f", {}, "a")]
-    assert done(events).finish_reason == "length"
-    assert done(events).degraded == ("cut_at_length",)
-
-
-@pytest.mark.parametrize("arguments", ["{", "[1]", '"x"', "{}{}", "{'a': 1}", '{"a":NaN}', "[" * 5000])
-def test_a_call_that_is_no_json_object_is_the_models_fault(arguments: str) -> None:
-    with pytest.raises(e.OutputInvalid):
-        decode([sse(call(index=0, id="a", name="f", arguments=arguments), chunk(finish="tool_calls"))])
-
-
-def test_a_call_without_a_name_is_the_models_fault() -> None:
-    with pytest.raises(e.OutputInvalid):
-        decode([sse(call(index=0, id="a", arguments="{}"), chunk(finish="tool_calls"))])
-
-
-# --- errors in the body of a 200
-
-
-@pytest.mark.parametrize(
-    ("body", "kind", "status"),
-    [
-        (sse({"error": {"message": "The server had an error", "type": "server_error"}}) + DONE, e.ServerError, None),
-        (sse({"error": {"message": "boom", "type": "x", "code": 500}}) + DONE, e.ServerError, 500),
-        (sse({"error": "text", "error_type": "overloaded"}), e.Overloaded, None),
-        (b"event: error\n" + sse({"error": {"message": "rate", "status_code": 429}}), e.RateLimited, 429),
-        (b"event: error\ndata: Compute error.\n\n", e.ServerError, None),
-        (b"event: error\n" + sse({"error": {"message": "Context size has been exceeded."}}), e.ContextOverflow, None),
-        (sse(chunk({}, "error", error={"code": 502, "message": "upstream"})), e.ServerError, 502),
-        (sse({"choices": [], "error": {"code": 429, "message": "slow"}}), e.RateLimited, 429),
-        (sse(chunk({}, "error")), e.ServerError, None),
-        (sse(chunk({"content": "a"}, "abort")), e.Truncated, None),
-        (sse([{"error": {"code": 503, "message": "x", "status": "UNAVAILABLE"}}]), e.Overloaded, 503),
-        (sse({"object": "error", "message": "no", "type": "BadRequest", "code": 400}), e.BadRequest, 400),
-        (b'{"error":{"code":429,"message":"Rate limit"}}', e.RateLimited, 429),
-        (b'[{"error":{"code":503,"message":"x","status":"UNAVAILABLE"}}]', e.Overloaded, 503),
-        (b'{"detail":"Not authorised"}', e.ServerError, None),
-        (b"\n\n \n" + b'{"error":{"message":"no","code":"model_not_found"}}', e.ModelNotFound, None),
-        (BROKEN, e.OutputInvalid, 500),
-    ],
-)  # fmt: skip
-def test_errors_inside_a_200(body: bytes, kind: type[e.LLMError], status: int | None) -> None:
-    with pytest.raises(e.LLMError) as caught:
-        decode([body])
-    assert (type(caught.value), caught.value.status) == (kind, status)
-
-
-def test_an_error_is_raised_when_it_arrives_and_not_at_the_end() -> None:
-    with pytest.raises(e.ServerError):
-        decoder().feed(sse({"error": {"message": "boom"}}))
-
-
-def test_an_error_beside_text_is_not_passed_over() -> None:
-    with pytest.raises(e.ServerError):
-        decode([sse(chunk({"content": "a"}), chunk({"content": "b"}, error={"message": "boom"}), chunk({}, "stop"))])
-
-
-def test_a_null_error_is_none() -> None:
-    assert text(decode([sse(chunk({"content": "a"}, error=None), chunk({"content": "b"}, "stop", error=None))])) == "ab"
-
-
-# --- in one piece
-
-
-def whole(message: Any, finish: Any, **more: Any) -> bytes:
-    return json.dumps(
-        {"model": "m", "choices": [{"index": 0, "message": message, "finish_reason": finish}], **more}
-    ).encode()
-
-
-def test_an_answer_in_one_piece() -> None:
-    function = {"name": "f", "arguments": '{"x": 1}'}
-    message = {
-        "role": "assistant",
-        "content": "a",
-        "reasoning": "hm",
-        "tool_calls": [{"id": "i", "function": function}],
-    }
-    events = decode([b"\xef\xbb\xbf \n", whole(message, "tool_calls", usage=USAGE)])
-    assert events[:-1] == [ReasoningDelta("hm"), TextDelta("a"), ToolCall("f", {"x": 1}, "i")]
-    assert done(events).usage == Usage(11, 4)
-
-
-def test_a_missing_reason_is_taken_for_stop_only_where_something_was_said() -> None:
-    end = done(decode([whole({"content": "a"}, None)]))
-    assert (end.finish_reason, end.raw_finish_reason) == ("stop", None)
-    with pytest.raises(e.Truncated):
-        decode([whole({"content": ""}, None)])
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"<html>", b"{}", b"[]", b"{]", b'{"choices":5}', b'{"choices":[5]}', b'{"a":1}x', b'{"a":"\xff"}', b"[" * 9000 + b"]", b"data: {]\n\n", b"data: 5\n\n", b"data: text\n\n", b"data: \xff\n\n", sse(chunk({"content": 5})), sse(chunk({"tool_calls": 5})), sse(chunk({"tool_calls": ["a"]})), sse(chunk({"content": "a"}, 7)), sse(chunk({"reasoning": ["a"]})), sse({"choices": {"0": 1}}), sse({"choices": [{"delta": "a"}]}), sse({"choices": [{"index": "0", "delta": {"content": "a"}}]}), sse(call(index="0", name="f", arguments="{}")), sse(call(index=0, name=5)), sse(call(index=0, arguments=5))],
-)  # fmt: skip
-def test_what_is_not_the_protocol_is_malformed(body: bytes) -> None:
-    with pytest.raises(e.Malformed):
-        decode([body])
-
-
-def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resilient_llm.wire._openai_stream.MAX_BODY", 1000)
-    one = decoder()
-    one.feed(b"{" + b" " * 999)
-    with pytest.raises(e.Malformed):
-        one.feed(b" ")
-    long = decoder()
-    with pytest.raises(e.Malformed):
-        long.feed(b"data: " + b"x" * 8 * 1024 * 1024)
-
-
-def test_a_temperature_that_the_model_refuses_is_left_out_and_told() -> None:
-    codec = OpenAICodec("gpt-5-mini", profile=profile_for("openai", "gpt-5-mini"))
-    one = codec.decoder(replace(REQUEST, temperature=0.2), stream=True)
-    one.feed(sse(chunk({"content": "a"}, "stop")))
-    assert done(one.close()).degraded == ("field_dropped",)
