@@ -87,6 +87,11 @@ class Memory:
         """Who says how large the window is."""
         return self._told_by if self._told is not None and self._told == self.window else "num_ctx"
 
+    @property
+    def loading(self) -> bool:
+        """A load of ours is under way on this loop."""
+        return self._on_this_loop().loading is not None
+
     async def ready(self, request: Request | None, watch: Watch) -> None:
         """Brings the model into memory with the window that it is to have, unless it spoke a moment ago.
 
