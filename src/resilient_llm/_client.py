@@ -18,9 +18,10 @@ from resilient_llm._call import Call
 from resilient_llm._catalog import models_of
 from resilient_llm._deadline import Clock, Deadline
 from resilient_llm._engine import Engine
-from resilient_llm._errors import ClientClosed, LLMError, LoadTimeout
+from resilient_llm._errors import ClientClosed, LLMError
 from resilient_llm._events import Listener, teller
 from resilient_llm._explain import explain, snapshot
+from resilient_llm._health import health, warm_up
 from resilient_llm._leg import Leg, legs_from
 from resilient_llm._models import ModelInfo
 from resilient_llm._options import Asked, ChatOptions, chat_from, embed_from
@@ -217,16 +218,16 @@ class AsyncClient:
             LLMError: one could not be loaded.
         """
         self._check_open()
-        for leg in self._inside():
-            if leg.ready is not None:
-                try:
-                    with anyio.move_on_after(leg.limits.load) as scope:
-                        await leg.ready(None, self._aside_watch())
-                    if scope.cancelled_caught:
-                        raise LoadTimeout(f"the model was not in memory within {leg.limits.load:g} s; its load goes on")
-                except LLMError as error:
-                    error.route = leg.name
-                    raise
+        await warm_up(self._inside(), self._aside_watch)
+
+    async def health(self, *, timeout: float = 10) -> dict[str, LLMError | None]:
+        """Whether each route answers, found out by one token: `None`, or what is wrong with it.
+
+        A route that is busy with our own calls for all of `timeout` seconds is as well as these are. Hosted routes are
+        asked for 16 tokens, which cost.
+        """
+        self._check_open()
+        return await health(self._engine, self._inside(), lambda request: self._call(Asked(request, timeout)))
 
     def _inside(self) -> list[Leg]:
         """The routes that `local_only` allows here."""

@@ -162,6 +162,9 @@ class Leg:
     def _changed(self, change: Transition) -> None:
         """A breaker that has opened sends its waiters away at once."""
         self.bulkhead.recheck(self._clock())
+        suspect = getattr(self.backend, "suspect", None)
+        if suspect is not None and change.after == "open":
+            suspect()
         if self._tell is not None:
             self._tell(BreakerChanged(self.name, change.before, change.after, change.reason))
 

@@ -81,6 +81,11 @@ class Memory:
         known = [size for size in (self.num_ctx, self._told) if size is not None]
         return min(known) if known else None
 
+    @property
+    def loading(self) -> bool:
+        """A load of ours is under way on this loop."""
+        return self._on_this_loop().loading is not None
+
     async def ready(self, request: Request | None, watch: Watch) -> None:
         """Brings the model into memory with the window that it is to have, unless it spoke a moment ago.
 

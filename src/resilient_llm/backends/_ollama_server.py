@@ -92,10 +92,10 @@ class Server:
         tags = parse_tags(await self.fetch(b"GET", "/api/tags", b"", watch, limit))
         return tuple(sorted(one.name for one in tags))
 
-    async def load(self, *, embed: bool, keep_alive: float | str | None, watch: Watch) -> None:
+    async def load(self, *, embed: bool, keep_alive: float | str | None, watch: Watch, limit: float = CEILING) -> None:
         """Has the model brought into memory, however long that takes; with a `keep_alive` of 0 put out of it."""
         body = load_body(self._codec, keep_alive=keep_alive, embed=embed)
-        await self.fetch(b"POST", "/api/embed" if embed else "/api/chat", body, watch, CEILING)
+        await self.fetch(b"POST", "/api/embed" if embed else "/api/chat", body, watch, limit)
 
     async def name_models(self, error: ModelNotFound, watch: Watch) -> None:
         """Adds to the error which models are there."""

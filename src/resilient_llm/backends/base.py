@@ -21,6 +21,7 @@ A backend needs `name` and `open`. The rest is optional; the engine asks once, w
                                            sent once more
     reasons(request) -> bool               will the model think before it answers? Then a first token may take longer
     dialect  = None      what it speaks and what it has learned, in words, for `explain()`
+    suspect()                              its breaker has opened: it may find out why, and mend what it can
     served() -> dict                       digest, quantization, window, seed: for `reply.served_by`
     async aclose()                         gives back its connections of this loop
 """
