@@ -177,6 +177,18 @@ async def test_a_model_that_cannot_think_is_not_asked_to_again(ask: Ask) -> None
 
 
 @REAL
+async def test_a_level_of_thinking_becomes_a_yes_and_then_nothing(ask: Ask) -> None:
+    level = {"error": "json: cannot unmarshal string into Go struct field ChatRequest.think of type bool"}
+    with FakeOllama(status(400, level), status(400, NO_THINKING), say("yes")) as server:
+        async with client(Ollama("llama3.2", base_url=server.url)) as llm:
+            reply = await ask(llm, reasoning="high")
+            assert [one.json.get("think") for one in server.chats] == ["high", True, None]
+            assert reply.degraded == ("field_dropped",)
+            await ask(llm, reasoning="none")
+            assert server.chats[-1].json["think"] is False  # who cannot think may be told not to
+
+
+@REAL
 async def test_a_model_that_refuses_tools_is_passed_over_from_then_on(ask: Ask) -> None:
     with FakeOllama(status(400, NO_TOOLS), say("home")) as server:
         home, hosted = Ollama("llama3.2", base_url=server.url), FakeBackend(say("hosted"))

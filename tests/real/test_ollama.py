@@ -92,11 +92,14 @@ async def test_thoughts_come_apart_from_the_answer_and_before_it(ollama_server: 
     assert plain.text == f"<think>{THOUGHT}</think>{ANSWER}"  # this version leaves the tags in
 
 
-async def test_a_level_of_thinking_is_refused_by_name_where_it_is_yes_or_no(ollama_server: Server) -> None:
+async def test_a_level_of_thinking_becomes_a_yes_where_it_is_yes_or_no(ollama_server: Server) -> None:
     async with AsyncClient(to_ollama(ollama_server, "think")) as llm:
-        with pytest.raises(UnsupportedParameter) as caught:
-            await llm.chat("hi", reasoning="high")
-    assert caught.value.parameter == "think"
+        reply = await llm.chat("hi", reasoning="high")
+        assert (reply.reasoning or "").strip() == THOUGHT.strip()
+        assert reply.degraded == ("field_dropped",)
+        assert [type(one.error) for one in reply.attempts] == [UnsupportedParameter, type(None)]
+        assert "no levels of thinking" in llm.explain()
+        assert len((await llm.chat("hi", reasoning="high")).attempts) == 1
 
 
 async def test_a_tool_is_called_and_its_result_goes_back(ollama_server: Server) -> None:

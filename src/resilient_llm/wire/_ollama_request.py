@@ -18,6 +18,7 @@ from resilient_llm._types import ChatRequest, EmbedRequest, Message, Tool, ToolC
 from resilient_llm.wire import HTTPCall, dump
 
 Think = bool | Literal["low", "medium", "high", "max"]
+Thinks = Literal["by level", "yes or no", "never"]  # how a model can be told to think
 
 # The output cap while the window is not known: Ollama's own default window on a CPU and with less than 23 GiB of VRAM
 # (ollama/ollama#14116), so that an answer which fits a default server is never cut. Three minutes at 20 tokens/s.
@@ -54,9 +55,10 @@ def thinking(request: ChatRequest, settings: Settings) -> Think | None:
 
 
 def encode_chat(
-    request: ChatRequest, settings: Settings, window: int | None, *, stream: bool, thinks: bool = True
-) -> HTTPCall:
-    """The body for `/api/chat`. A model that does not think (`thinks`) is not asked to.
+    request: ChatRequest, settings: Settings, window: int | None, *, stream: bool,
+    thinks: Thinks = "by level",
+) -> HTTPCall:  # fmt: skip
+    """The body for `/api/chat`. `thinks` is what the model can be told about thinking.
 
     Raises:
         ConfigError: something in it has no JSON form, or `extra["options"]` is no mapping.
@@ -69,7 +71,7 @@ def encode_chat(
     given = {
         "tools": [_tool(tool) for tool in _offered(request)] or None,
         "format": request.schema,
-        "think": think if thinks or not think else None,
+        "think": think if thinks == "by level" or not think else True if thinks == "yes or no" else None,
         "shift": settings.shift,
     }
     body = {

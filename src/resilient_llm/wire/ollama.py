@@ -7,6 +7,7 @@ and `_ollama_facts` (what it tells of its models).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ from resilient_llm.wire._ollama_facts import (
 )
 from resilient_llm.wire._ollama_request import (
     Think,
+    Thinks,
     encode_chat,
     encode_embed,
     encode_load,
@@ -51,6 +53,8 @@ __all__ = [
     "same_model",
     "show_body",
 ]
+
+_LEVEL = re.compile(r"unmarshal|think value")  # the level is refused, where yes or no may be taken
 
 
 class OllamaCodec:
@@ -82,7 +86,7 @@ class OllamaCodec:
     ) -> None:
         self._settings = settings_from(model, num_ctx, options, think, shift)
         self._window = window
-        self._thinks = True
+        self._thinks: Thinks = "by level"
         self._lacks: frozenset[Need] = frozenset()
 
     def encode(self, request: Request, *, stream: bool) -> HTTPCall:
@@ -103,7 +107,7 @@ class OllamaCodec:
         """
         if isinstance(request, EmbedRequest):
             return EmbedDecoder(len(request.texts), _embeddings)
-        dropped = forced(request) or (not self._thinks and bool(thinking(request, self._settings)))
+        dropped = forced(request) or self._loses(request)
         return ChatDecoder(
             constrained=request.schema is not None,
             degraded=("field_dropped",) if dropped else (),
@@ -125,15 +129,23 @@ class OllamaCodec:
         need = need_behind(error.parameter)
         if need in needs_of(request):
             self._lacks |= {need}
-        elif error.parameter == "think" and self._thinks and thinking(request, self._settings):
-            self._thinks = False
-            return True
+        elif error.parameter == "think" and thinking(request, self._settings):
+            before = self._thinks
+            by_level = before == "by level" and isinstance(thinking(request, self._settings), str)
+            self._thinks = "yes or no" if by_level and _LEVEL.search(error.message) else "never"
+            return self._thinks != before
         return False
+
+    def _loses(self, request: ChatRequest) -> bool:
+        """The model is not told about thinking what was asked for."""
+        asked = thinking(request, self._settings)
+        return bool(asked) and (self._thinks == "never" or (self._thinks == "yes or no" and asked is not True))
 
     def able(self, capabilities: Collection[str]) -> None:
         """Takes in what `/api/show` says of the model; a server that says nothing of it is taken to be able."""
         if capabilities:
-            self._thinks = "thinking" in capabilities
+            if "thinking" not in capabilities:
+                self._thinks = "never"
             needed: dict[Need, str] = {"tools": "tools", "vision": "vision"}
             self._lacks = frozenset(need for need, name in needed.items() if name not in capabilities)
 
@@ -144,7 +156,8 @@ class OllamaCodec:
     @property
     def dialect(self) -> str | None:
         """What was learned of the model, in words."""
-        lost = [*sorted(self._lacks), *([] if self._thinks else ["thinking"])]
+        less: dict[Thinks, list[str]] = {"by level": [], "yes or no": ["levels of thinking"], "never": ["thinking"]}
+        lost = [*sorted(self._lacks), *less[self._thinks]]
         return f"ollama; learned: no {' and no '.join(lost)}" if lost else None
 
     def load(self, *, keep_alive: float | str | None, embed: bool) -> bytes:
