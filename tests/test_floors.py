@@ -55,6 +55,7 @@ FLOORS: dict[str, int] = {
     "_log": 3,
     "telemetry": 3,
     "_engine": 4,
+    "_health": 4,
     "_client": 5,
     "_sync_stream": 5,
     "_sync": 5,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Iterable, Sequence
@@ -16,11 +15,12 @@ from resilient_llm import _deadline
 from resilient_llm._answer import reply_of
 from resilient_llm._call import Call
 from resilient_llm._catalog import models_of
-from resilient_llm._deadline import Clock, Deadline
+from resilient_llm._deadline import Clock
 from resilient_llm._engine import Engine
-from resilient_llm._errors import ClientClosed, LLMError, LoadTimeout
+from resilient_llm._errors import ClientClosed, LLMError
 from resilient_llm._events import Listener, teller
 from resilient_llm._explain import explain, snapshot
+from resilient_llm._health import health, warm_up
 from resilient_llm._leg import Leg, legs_from
 from resilient_llm._models import ModelInfo
 from resilient_llm._options import Asked, ChatOptions, chat_from, embed_from
@@ -30,10 +30,10 @@ from resilient_llm._run import Run
 from resilient_llm._stream import ChatStream
 from resilient_llm._typed import typed
 from resilient_llm._types import ChatRequest, EmbedRequest, Message, Messages
-from resilient_llm._watch import Watch
+from resilient_llm._watch import Watch, aside
 from resilient_llm._zones import LocalOnly, ambient_limit, beyond, limit_of, strictest
 from resilient_llm.backends.base import Backend
-from resilient_llm.policies.timeouts import DEADLINE_CHAT, DEADLINE_EMBED, Limits
+from resilient_llm.policies.timeouts import DEADLINE_CHAT, DEADLINE_EMBED
 from resilient_llm.telemetry import Telemetry
 from resilient_llm.telemetry._hub import Hub
 
@@ -217,16 +217,16 @@ class AsyncClient:
             LLMError: one could not be loaded.
         """
         self._check_open()
-        for leg in self._inside():
-            if leg.ready is not None:
-                try:
-                    with anyio.move_on_after(leg.limits.load) as scope:
-                        await leg.ready(None, self._aside_watch())
-                    if scope.cancelled_caught:
-                        raise LoadTimeout(f"the model was not in memory within {leg.limits.load:g} s; its load goes on")
-                except LLMError as error:
-                    error.route = leg.name
-                    raise
+        await warm_up(self._inside(), self._aside_watch)
+
+    async def health(self, *, timeout: float = 10) -> dict[str, LLMError | None]:
+        """Whether each route answers, found out by one token: `None`, or what is wrong with it.
+
+        A route that is busy with our own calls for all of `timeout` seconds is as well as these are. Hosted routes are
+        asked for 16 tokens, which cost.
+        """
+        self._check_open()
+        return await health(self._engine, self._inside(), lambda request: self._call(Asked(request, timeout)))
 
     def _inside(self) -> list[Leg]:
         """The routes that `local_only` allows here."""
@@ -235,8 +235,7 @@ class AsyncClient:
 
     def _aside_watch(self) -> Watch:
         """For what is no attempt: the limits of the phases do not hold, the zone does."""
-        endless = Limits(math.inf, math.inf, math.inf, math.inf)
-        return Watch(Deadline(math.inf, math.inf), endless, self._clock, zone=strictest(self._limit, ambient_limit()))
+        return aside(self._clock, strictest(self._limit, ambient_limit()))
 
     def _call(self, asked: Asked, *, whole: bool = True) -> Call:
         self._check_open()

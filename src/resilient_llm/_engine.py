@@ -77,6 +77,14 @@ class Engine:
         call.restarted = True
         return await self._through(call, again)
 
+    async def only(self, leg: Leg, call: Call) -> Run:
+        """Tries this route and no other.
+
+        Raises:
+            LLMError: it did not answer.
+        """
+        return await self._through(call, [leg])
+
     async def _through(self, call: Call, routes: Sequence[Leg]) -> Run:
         """Tries these routes in turn."""
         waiting = deque(routes)

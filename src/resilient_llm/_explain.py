@@ -28,6 +28,20 @@ def snapshot(legs: Sequence[Leg], now: float) -> dict[str, dict[str, Any]]:
     }
 
 
+def _window(leg: Leg) -> str:
+    window, by = leg.window_by
+    return "unknown" if window is None else f"{window} by {by}"
+
+
+def _counting(leg: Leg) -> str:
+    """Whose vocabulary prompts are measured by, and what the server's own counts say of that."""
+    if leg.guard.counter is not None:
+        return ""
+    seen = str(leg.counted)
+    use = "" if leg.route.adapt else ", not used without adapt=True"
+    return f", with the vocabulary of {leg.family}" + (f" (the server's counts: {seen}{use})" if seen else "")
+
+
 def _explain(number: int, leg: Leg) -> str:
     limits, retry = leg.limits, leg.retry
     attempts = retry.attempts or (2 if leg.local else 3)
@@ -42,11 +56,11 @@ def _explain(number: int, leg: Leg) -> str:
     load = f" load {limits.load:g} s{seen}," if leg.ready is not None else ""
     return (
         f"{number}. {leg.name} ({'local' if leg.local else 'hosted'}, zone {leg.zone or 'asked on connecting'},"
-        f" window {leg.window or 'unknown'})\n"
+        f" window {_window(leg)})\n"
         f"   timeouts: connect {limits.connect:g} s,{load} first token {limits.first_token:g} s,"
         f" between tokens {limits.between_tokens:g} s\n"
         f"   retry: {attempts} attempt{'s' * (attempts > 1)}, patience {retry.patience:g} s; {leg.budget!r}\n"
         f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n"
         + (f"   rate: {leg.rate!r}\n" if leg.rate is not None else "")
-        + f"   guard: {leg.guard!r}{dialect}{whole}{model}"
+        + f"   guard: {leg.guard!r}{_counting(leg)}{dialect}{whole}{model}"
     )

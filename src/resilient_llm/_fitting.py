@@ -19,11 +19,14 @@ from resilient_llm._errors import DeadlineExceeded, OutputInvalid
 from resilient_llm._events import PromptTrimmed
 from resilient_llm._leg import Leg
 from resilient_llm._types import ChatRequest, Request
-from resilient_llm.policies.guard import ANSWER
+from resilient_llm._watch import aside
+from resilient_llm.policies.guard import ANSWER, MARGIN
 from resilient_llm.policies.tokens import estimate, size
 
 T = TypeVar("T")
 HEAVY = 256_000  # characters that are counted on the loop
+NEAR = 0.15  # of the room for a prompt: so near to it the server is asked, if it can count
+COUNTED = 1 - 1e-9  # what the server counted is believed; this is so that no fraction of a token is rounded up
 
 
 async def fit(call: Call, leg: Leg) -> Request:
@@ -38,14 +41,34 @@ async def fit(call: Call, leg: Leg) -> Request:
     if not isinstance(request, ChatRequest):
         return request
     request = _reseeded(request, call, leg)
-    if leg.guard.fits_surely(request, leg.window):
+    window, by = leg.window_by
+    if leg.guard.fits_surely(request, window):
         return request
-    fitted = await _aside(
-        call, partial(leg.guard.fit, request, leg.window, call.estimates.by(leg.family)), size(request)
-    )
+    estimate, factor = call.estimates.by(leg.family), await _factor(request, call, leg, window)
+    work = partial(leg.guard.fit, request, window, estimate, factor=factor, by=by)
+    fitted = await _aside(call, work, size(request))
     if call.tell is not None and fitted is not request:
         call.tell(PromptTrimmed(call.number, leg.name, len(request.messages), len(fitted.messages)))
     return fitted
+
+
+async def _factor(request: ChatRequest, call: Call, leg: Leg, window: int | None) -> float:
+    """What the estimate is multiplied by: as the server counts, if it can and that may decide, else so as not to err.
+
+    A server is asked only if the estimate is within 15 % of what there is room for.
+    """
+    learned = leg.counted.factor(request, window or 0) if leg.route.adapt else None
+    factor = MARGIN if learned is None else learned
+    space = leg.guard.room(request, window)
+    if leg.count is None or leg.guard.counter is not None or space is None or leg.breaker.check(call.clock()):
+        return factor
+    guess = await _aside(call, partial(call.estimates, request, leg.family), size(request))
+    if abs(guess * factor / max(space[0], 1) - 1) > NEAR:
+        return factor
+    with anyio.move_on_after(call.deadline.first_by - call.clock()):
+        counted = await leg.count(request, aside(call.clock, call.zone))
+        return counted / guess * COUNTED if counted else factor
+    raise DeadlineExceeded("the deadline came while the server counted the prompt", phase="queue")
 
 
 async def tokens(call: Call, leg: Leg, request: Request) -> int:

@@ -69,6 +69,7 @@ class Leg:
         self._clock, self._tell = clock, tell
         self.ready = getattr(backend, "ready", None)
         self.locate = getattr(backend, "locate", None)
+        self.count = getattr(backend, "count", None)
         self._lacks = getattr(backend, "lacks", None)
         self._learn = getattr(backend, "learn", None)
         self._reasons = getattr(backend, "reasons", None)
@@ -82,8 +83,21 @@ class Leg:
     @property
     def window(self) -> int | None:
         """The window in tokens, as far as it is known now."""
-        listed = self.known.window if self.known is not None else None
-        return self.guard.window or getattr(self.backend, "window", None) or listed
+        return self.window_by[0]
+
+    @property
+    def window_by(self) -> tuple[int | None, str | None]:
+        """The same, and who says so: the server or the backend, else the user, else a catalogue.
+
+        A smaller one of the user's is a choice, and holds.
+        """
+        told, own = getattr(self.backend, "window", None), self.guard.window
+        if told is not None and (own is None or told <= own):
+            return told, getattr(self.backend, "window_by", None) or "backend"
+        if own is not None:
+            return own, "ContextGuard(window=…)"
+        listed = self.known
+        return (None, None) if listed is None else (listed.window, listed.sources.get("window"))
 
     def suited(self, request: Request) -> Request:
         """The request as this route may have it: without the reasoning of others.
@@ -162,6 +176,9 @@ class Leg:
     def _changed(self, change: Transition) -> None:
         """A breaker that has opened sends its waiters away at once."""
         self.bulkhead.recheck(self._clock())
+        suspect = getattr(self.backend, "suspect", None)
+        if suspect is not None and change.after == "open":
+            suspect()
         if self._tell is not None:
             self._tell(BreakerChanged(self.name, change.before, change.after, change.reason))
 

@@ -53,6 +53,9 @@ class Route:
             larger window is tried.
         tells_deadline: how long the caller still waits goes with each request, as `X-Request-Timeout-Ms`, for a server
             that stops by then. Default no.
+        adapt: whether what was learned decides: the guard's token estimate is corrected by what the server counted for
+            other prompts. Default no: the same configuration gives the same decisions, and `explain()` shows what was
+            learned.
         lacks: what the model cannot do although nobody else says so: `tools`, `vision` (images), `schema` (typed
             output). Calls that need it pass this route over.
         price: what tokens cost there, where the server does not say; in `explain()` and `models()`.
@@ -80,6 +83,7 @@ class Route:
     on_break: OnBreak = "raise"
     on_truncation: OnTruncation = "warn"
     tells_deadline: bool = False
+    adapt: bool = False
     lacks: Collection[Need] = ()
     price: Price | None = None
     space: str | None = None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from resilient_llm._client import AsyncClient
 from resilient_llm._deadline import Clock
-from resilient_llm._errors import ClientClosed
+from resilient_llm._errors import ClientClosed, LLMError
 from resilient_llm._events import Listener
 from resilient_llm._fork import forgets
 from resilient_llm._models import ModelInfo
@@ -108,6 +108,10 @@ class Client:
     def warm_up(self) -> None:
         """As `AsyncClient.warm_up`."""
         self._wait(self._llm.warm_up())
+
+    def health(self, *, timeout: float = 10) -> dict[str, LLMError | None]:
+        """As `AsyncClient.health`."""
+        return self._wait(self._llm.health(timeout=timeout))
 
     def explain(self) -> str:
         """As `AsyncClient.explain`."""

@@ -144,3 +144,11 @@ _DURING: dict[Phase, str] = {
     "first_token": "before the first token",
     "stream": "in mid-answer",
 }
+
+
+_FOREVER = Limits(math.inf, math.inf, math.inf, math.inf)
+
+
+def aside(clock: Clock, zone: Zone | None) -> Watch:
+    """A watch for what is nobody's attempt: it has no end of its own, but the zone of who began it."""
+    return Watch(Deadline(math.inf, math.inf), _FOREVER, clock, zone=zone)

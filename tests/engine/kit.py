@@ -114,6 +114,7 @@ def assert_nothing_held(llm: AsyncClient, *backends: FakeBackend) -> None:
         assert state["bulkhead"].queued == 0, name
     for leg in llm._legs:
         assert not leg.breaker._places, leg.name
+        assert not leg.bulkhead._read, leg.name
     for backend in backends:
         assert backend.active == 0, backend
 

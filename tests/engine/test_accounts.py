@@ -146,7 +146,7 @@ async def test_what_is_in_force_and_what_state_it_is_in(ask: Ask) -> None:
     await ask(llm)
     explained = llm.explain()
     assert "1. a (hosted, zone internet, window unknown)" in explained
-    assert "2. b (local, zone machine, window 4096)" in explained
+    assert "2. b (local, zone machine, window 4096 by backend)" in explained
     state = llm.snapshot()
     assert state["a"]["aside"] == pytest.approx(100)
     assert state["b"]["aside"] == 0

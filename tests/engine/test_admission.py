@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from resilient_llm import AsyncClient, Bulkhead, RateLimit, Retry, Route, Usage
+from resilient_llm import AsyncClient, Bulkhead, RateLimit, Retry, Route, Timeouts, Usage
 from resilient_llm.errors import (
     ConfigError,
     ConnectFailed,
@@ -211,6 +211,16 @@ async def test_a_stream_that_is_read_now_and_then_keeps_its_slot() -> None:
             read.append(event)
     assert len(read) == 11
     assert stream.reply.text == "abcdefghij"
+
+
+async def test_a_stream_that_waits_for_its_server_is_not_one_that_nobody_reads() -> None:
+    backend = FakeBackend(say("a", "b", gap=100.0), slots=1)
+    llm = client(Route(backend, timeouts=Timeouts(between_tokens=300)))
+    async with anyio.create_task_group() as group, llm.stream("hi") as stream:
+        group.start_soon(llm.chat, "hi")
+        texts = [text async for text in stream.text()]
+    assert texts == ["a", "b"]
+    assert_nothing_held(llm, backend)
 
 
 async def test_a_stream_that_was_dropped_is_not_kept_by_the_queue() -> None:

@@ -62,6 +62,10 @@ class Hostile:
         """Its address."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
+    def again(self) -> None:
+        """The next request gets the hostile answer once more."""
+        self._first = True
+
     def __enter__(self) -> Self:
         self._begin(self._accept)
         return self

@@ -208,6 +208,35 @@ async def test_a_redirect_takes_the_key_nowhere(way: str, code: int) -> None:
         assert elsewhere.requests == []
 
 
+ECHO = b"no: " + KEY.encode()
+LONG = b"x" * 285 + KEY.encode()  # a message is shortened in the midst of it
+ECHOES = [
+    whole(b'{"error":{"message":"%s","code":"%s","param":"%s"}}' % (ECHO, KEY.encode(), KEY.encode()), 400),
+    whole(b'{"error":"%s"}' % LONG, 500),
+    whole(b'{"error":"%s"}' % ECHO.upper(), 401),
+    whole(ECHO, 503, f"X-Request-Id: {KEY}"),
+    whole(b'{"error":{"message":"%s"}}' % ECHO),
+    events(b'{"error":{"message":"%s"}}' % ECHO),
+    events(b'{"error":{"message":"%s"}}' % LONG),
+]
+
+
+@pytest.mark.parametrize("number", range(len(ECHOES)))
+@pytest.mark.parametrize("way", ["own", "httpx2", "ollama"])
+async def test_a_key_that_a_server_says_back_is_not_told_on(number: int, way: str) -> None:
+    with Hostile(ECHOES[number]) as server:
+        async with client_of(way, server.url) as llm:
+            with pytest.raises(LLMError) as caught:
+                await llm.chat(PROMPT, timeout=TIME)
+            assert "sesame" not in shown(caught.value).lower()
+            assert "sesame" not in str(caught.value.request_id)
+            if way == "own":
+                server.again()
+                with pytest.raises(LLMError) as caught:
+                    await llm.models()
+                assert "sesame" not in shown(caught.value).lower()
+
+
 METADATA = [DEEP, b'{"data":' + DEEP + b"}", b"[1e999]", b'{"data":[7]}', b"<html>", b"\xff\xfe", b""]
 
 

@@ -181,9 +181,26 @@ def test_our_own_estimate_is_taken_five_percent_higher_and_a_counter_is_believed
     assert ContextGuard(window=tokens, reserve=0, counter=estimate_request).fit(request, None) is request
 
 
-def test_the_guards_own_window_comes_first() -> None:
-    with pytest.raises(ContextOverflow):
-        ContextGuard(window=1000).fit(ask(Message("user", "word " * 2000)), 100_000)
+def test_a_smaller_window_of_the_guards_own_holds_and_a_larger_one_makes_the_servers_no_larger() -> None:
+    request = ask(Message("user", "word " * 2000))
+    for own, told in ((1000, 100_000), (100_000, 1000), (1000, None)):
+        with pytest.raises(ContextOverflow, match="window of 1000 "):
+            ContextGuard(window=own).fit(request, told)
+
+
+def test_a_refusal_says_who_says_how_large_the_window_is() -> None:
+    with pytest.raises(ContextOverflow, match=r"the window of 1000 \(by /api/ps\) has room for 750"):
+        ContextGuard().fit(ask(Message("user", "word " * 2000)), 1000, by="/api/ps")
+
+
+def test_the_estimate_is_multiplied_by_what_the_caller_knows_of_it() -> None:
+    request = ask(Message("user", "word " * 5000))
+    tokens = estimate_request(request)
+    guard = ContextGuard(window=tokens, reserve=0)
+    assert guard.fit(request, None, factor=1.0) is request
+    with pytest.raises(ContextOverflow) as caught:
+        guard.fit(request, None, factor=1.5)
+    assert caught.value.tokens == pytest.approx(1.5 * tokens, abs=1)
 
 
 def test_tools_are_in_the_reckoning_of_a_rule() -> None:

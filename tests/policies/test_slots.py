@@ -157,6 +157,21 @@ async def test_when_the_head_leaves_the_next_is_served_in_the_same_step(leaves: 
     assert got == [3.0]
 
 
+def test_a_slot_of_before_a_fork_is_not_given_back_to_the_child() -> None:
+    bulkhead = Bulkhead(1)
+    before = bulkhead.try_acquire(Later(0), 0)
+    assert before is not None
+    bulkhead.after_fork()
+    assert bulkhead.inflight == 0
+    mine = bulkhead.try_acquire(Later(0), 0)
+    before.release(1)
+    assert bulkhead.inflight == 1
+    assert bulkhead.try_acquire(Later(0), 1) is None
+    assert mine is not None
+    mine.release(2)
+    assert bulkhead.inflight == 0
+
+
 @pytest.mark.anyio
 async def test_a_head_that_is_told_to_ask_at_once_again_does_so_until_it_is_served() -> None:
     bulkhead, asked = Bulkhead(1), 0

@@ -17,6 +17,7 @@ from .weather import Server
 
 EPSILON = 0.05  # seconds over its deadline that a call may take: the promise
 CEILING = 900.0
+FAR_GAP = 2.0  # seconds between two requests to the server `far`: its rate limit
 CALL: ContextVar[int] = ContextVar("call")
 
 
@@ -30,6 +31,7 @@ class Promises:
 
     def __init__(self) -> None:
         self.sent: dict[int, list[str]] = {}
+        self.sent_far = -math.inf
         self.parts: set[tuple[int, str, int]] = set()
         self.reached: Counter[str] = Counter()  # calls that came to a route: N of the fourth promise
         self.ends: Counter[str] = Counter()
@@ -68,6 +70,9 @@ class Promises:
         assert 0 <= budget.balance <= budget.burst, "a budget is neither in debt nor over its burst"
         assert now <= watch._deadline.at, "nothing is sent after the deadline"
         assert not beyond(server.zone, watch.zone), "what is private stays inside"
+        if server.name == "far" and server.at(now).kind != "down":  # what was refused there was not counted there
+            assert now - self.sent_far >= FAR_GAP - 1e-6, "requests come evenly, as the rate limit says"
+            self.sent_far = now
         part = (number, server.name, len(getattr(request, "texts", ())))  # each batch of an embedding is a call
         if part not in self.parts:
             self.parts.add(part)

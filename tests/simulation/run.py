@@ -17,10 +17,20 @@ import anyio
 import trio
 from trio.testing import MockClock
 
-from resilient_llm import AsyncClient, Bulkhead, CircuitBreaker, LLMError, Retry, RetryBudget, Route, Timeouts
+from resilient_llm import (
+    AsyncClient,
+    Bulkhead,
+    CircuitBreaker,
+    LLMError,
+    RateLimit,
+    Retry,
+    RetryBudget,
+    Route,
+    Timeouts,
+)
 
 from ..engine.kit import VirtualLoop  # noqa: TID252  # tests are no package that could be named
-from .promises import CALL, Promises
+from .promises import CALL, FAR_GAP, Promises
 from .weather import DAY, Server, Spell
 
 LOOPS = ("asyncio", "trio")
@@ -59,9 +69,12 @@ class World:
         self.servers = {one.name: one for one in (box, near, far)}
         self.spells = {one.name: list(one.spells) for one in (box, near, far)}
         shared: dict[str, dict[str, Any]] = {
-            name: {"breaker": CircuitBreaker(), "bulkhead": Bulkhead(slots), "budget": RetryBudget(burst=burst)}
-            for name, slots, burst in (("box", 2, 5), ("near", 64, 10), ("far", 5, 10))
-        }
+            name: {"breaker": CircuitBreaker(), "bulkhead": bulkhead, "budget": RetryBudget(burst=burst)}
+            for name, bulkhead, burst in (
+                ("box", Bulkhead(2), 5), ("near", Bulkhead(8, max_slots=64), 10), ("far", Bulkhead(5), 10),
+            )
+        }  # fmt: skip
+        shared["far"]["rate"] = RateLimit(60 / FAR_GAP, 20_000)
 
         def client(number: int) -> AsyncClient:
             return AsyncClient(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from resilient_llm import CircuitBreaker, RetryBudget
+from resilient_llm import CircuitBreaker, RateLimit, RetryBudget
 from resilient_llm._deadline import Deadline
 from resilient_llm._run import Gathered, Run
 from resilient_llm._watch import Watch
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 each_loop = pytest.mark.parametrize("loop", LOOPS)
 
 
-@pytest.mark.invariant(2, 3, 4, 5, 14, 15, 16, 17, 21, 31, 42)
+@pytest.mark.invariant(2, 3, 4, 5, 15, 16, 17, 21, 31, 34, 42)
 @each_loop
 def test_half_a_day_breaks_no_promise(loop: str) -> None:
     story = simulate(2026, 0.5, loop)
@@ -96,6 +96,10 @@ def a_wait_that_knows_no_deadline(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Deadline, "left", lambda deadline, now: 1e9)
 
 
+def a_rate_limit_that_always_has_room(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RateLimit, "_room", lambda rate, tokens, now: now)
+
+
 def an_attempt_that_is_not_told(patch: pytest.MonkeyPatch) -> None:
     leave = Run.__exit__
 
@@ -110,7 +114,7 @@ def an_attempt_that_is_not_told(patch: pytest.MonkeyPatch) -> None:
 SABOTAGE = [
     a_budget_that_is_never_empty, a_breaker_that_lets_all_probes_through, a_breaker_that_is_never_told,
     a_slot_that_is_kept_now_and_then, a_piece_that_comes_twice, a_limit_that_knows_no_deadline,
-    a_wait_that_knows_no_deadline, an_attempt_that_is_not_told,
+    a_wait_that_knows_no_deadline, a_rate_limit_that_always_has_room, an_attempt_that_is_not_told,
 ]  # fmt: skip
 
 

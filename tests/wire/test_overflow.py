@@ -67,6 +67,7 @@ POSITIVES: list[tuple[str, int | None, int | None]] = [
     # LM Studio
     ("The number of tokens to keep from the initial prompt is greater than the context length (n_keep: 5000 >= n_ctx: 4096). Try to load the model with a larger context length, or provide a shorter input.", 5000, 4096),
     ("Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with context length of only 4096 tokens, which is not enough.", 5000, 4096),
+    ("Cannot truncate prompt with n_keep (15028) >= n_ctx (7424)", 15028, 7424),
     ("Context size has been exceeded.", None, None),
     ("The model has reached its context window: context length exceeded", None, None),
     # Ollama

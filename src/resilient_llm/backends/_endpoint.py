@@ -15,6 +15,7 @@ from resilient_llm._errors import ConfigError
 _PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, a token
 _HOST = re.compile(r"[\w.-]+|[0-9A-Fa-f:.]+(%\w+)?", re.ASCII)  # a name, or an IPv6 address
+_SECRET = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)  # names of headers
 _FRAMING = ("content-length", "transfer-encoding", "connection")  # ours: a wrong one smuggles a second request
 
 
@@ -33,6 +34,12 @@ class Endpoint:
         """`scheme://host:port`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be told again, should a server echo it: keys, and what other headers hold that is like one."""
+        values = [value.decode().rpartition(" ")[2] for name, value in self.headers if _SECRET.search(name.decode())]
+        return tuple(value for value in values if len(value) >= 4)
 
     @property
     def url(self) -> str:

@@ -11,7 +11,7 @@ import anyio
 from resilient_llm._detached import Detached
 from resilient_llm._errors import LLMError, Malformed, ServerError
 from resilient_llm._watch import Watch
-from resilient_llm.backends._failures import classify, cut
+from resilient_llm.backends._failures import blotted, classify, cut, hushed, told
 from resilient_llm.backends._inflate import inflater
 from resilient_llm.backends.http import Answer, Transport
 from resilient_llm.wire import Decoder, HTTPCall, WireEvent
@@ -58,10 +58,11 @@ class Exchange:
         self.request_id: str | None = None
 
     async def __aenter__(self) -> Self:
+        headers: dict[str, str] = {}
         try:
             self._answer = answer = await self._transport.send(b"POST", self._call.path, self._call.body, self._watch)
             headers = answer.headers()
-            self.request_id = request_id(headers)
+            self.request_id = told(request_id(headers), self._transport.secrets)
             trace = self._watch.trace
             if trace is not None:
                 trace.status, trace.request_id = answer.status, self.request_id
@@ -70,6 +71,7 @@ class Exchange:
             if answer.status // 100 != 2:
                 raise self._error(answer.status, headers, await self._error_body())
         except BaseException as error:  # noqa: BLE001  # cancellation too has to close; `_typed` raises it again
+            headers.clear()  # an error's traceback shows the locals of this frame, and a server may say our key back
             await self._close()
             self._typed(error, begun=False)
         return self
@@ -141,12 +143,12 @@ class Exchange:
         if not isinstance(error, Exception) or isinstance(error, LLMError):
             if isinstance(error, LLMError) and error.request_id is None:
                 error.request_id = self.request_id
-            raise cut(error)
+            raise cut(hushed(error, self._transport.secrets))
         failed = classify(error, self._transport.origin, begun=begun)
         if failed is None:
             raise error
         failed.request_id = self.request_id
-        raise failed from failed.__cause__
+        raise hushed(failed, self._transport.secrets) from failed.__cause__
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -203,16 +205,7 @@ async def fetch(
     with anyio.move_on_after(limit) as scope:
         try:
             answer = await transport.send(method, path, body, watch)
-            pieces = answer.body.__aiter__()
-            try:
-                inflate = inflater(answer.headers().get("content-encoding", ""))
-                async for piece in pieces:
-                    data += piece if inflate is None else inflate(piece)
-                    if len(data) > PLAIN_BODY:
-                        raise Malformed(f"the answer to {path} is larger than {PLAIN_BODY >> 20} MiB")
-            finally:
-                with anyio.move_on_after(CLOSE_TIME, shield=True):
-                    await _hang_up(pieces, answer.body)
+            data = blotted(await _small(answer, path), transport.secrets)
         except BaseException as failure:
             if isinstance(failure, LLMError) or not isinstance(failure, Exception):
                 raise cut(failure)
@@ -223,5 +216,21 @@ async def fetch(
     if scope.cancelled_caught:
         raise ServerError(f"no answer to {path} within {limit:g} s")
     if answer.status // 100 != 2:
-        raise error(answer.status, answer.headers(), data)
+        raise hushed(error(answer.status, answer.headers(), data), transport.secrets)
+    return data
+
+
+async def _small(answer: Answer, path: str) -> bytes:
+    """The body of an answer, read to its end and hung up on."""
+    data = b""
+    pieces = answer.body.__aiter__()
+    try:
+        inflate = inflater(answer.headers().get("content-encoding", ""))
+        async for piece in pieces:
+            data += piece if inflate is None else inflate(piece)
+            if len(data) > PLAIN_BODY:
+                raise Malformed(f"the answer to {path} is larger than {PLAIN_BODY >> 20} MiB")
+    finally:
+        with anyio.move_on_after(CLOSE_TIME, shield=True):
+            await _hang_up(pieces, answer.body)
     return data

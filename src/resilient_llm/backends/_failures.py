@@ -7,7 +7,8 @@ transport and stays what it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from resilient_llm._errors import (
@@ -26,6 +27,8 @@ from resilient_llm._errors import (
 
 Made = Callable[[str, str], LLMError]  # of the text and the origin
 E = TypeVar("E", bound=BaseException)
+T = TypeVar("T", str, str | None)
+_HIDDEN = "[key]"
 
 
 def _busy_pool(text: str, _: str) -> LLMError:
@@ -100,3 +103,38 @@ def cut(error: E) -> E:
             one.__traceback__ = None
             waiting += [one.__cause__, one.__context__]
     return error
+
+
+def hushed(error: E, secrets: Iterable[str]) -> E:
+    """The error without these: a server may say back what it was sent, in whichever of an error's words."""
+    if isinstance(error, LLMError) and secrets:
+        error.args = tuple(told(one, secrets) if isinstance(one, str) else one for one in error.args)
+        for name in ("code", "request_id", "parameter"):
+            if isinstance(getattr(error, name, None), str):
+                setattr(error, name, told(getattr(error, name), secrets))
+    return error
+
+
+def told(text: T, secrets: Iterable[str]) -> T:
+    """A text, if it is one, without these."""
+    for secret in secrets:
+        if isinstance(text, str):
+            text = _without(secret, text)
+    return text
+
+
+def blotted(body: bytes, secrets: Iterable[str]) -> bytes:
+    """A small body without these."""
+    for secret in secrets:
+        body = re.sub(re.escape(secret.encode()), _HIDDEN.encode(), body, flags=re.IGNORECASE)
+    return body
+
+
+def _without(secret: str, text: str) -> str:
+    text = re.sub(re.escape(secret), _HIDDEN, text, flags=re.IGNORECASE)
+    said = text.removesuffix("…")
+    if said != text:  # the text was shortened, perhaps in the midst of it
+        for size in range(len(secret) - 1, 3, -1):
+            if said[-size:].lower() == secret[:size].lower():
+                return f"{said[:-size]}{_HIDDEN}…"
+    return text

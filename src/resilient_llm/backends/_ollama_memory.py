@@ -24,8 +24,8 @@ from resilient_llm._errors import UnsupportedParameter
 from resilient_llm._replies import Degraded, Done
 from resilient_llm._types import ChatRequest, EmbedRequest, Request
 from resilient_llm._warnings import OptionWarning
-from resilient_llm._watch import Watch
-from resilient_llm.backends._ollama_server import Server, aside, unless_untold
+from resilient_llm._watch import Watch, aside
+from resilient_llm.backends._ollama_server import Server, unless_untold
 from resilient_llm.policies.loads import Loads
 from resilient_llm.wire.ollama import Model, same_model
 
@@ -70,6 +70,7 @@ class Memory:
         self.entry: Model | None = None
         self.loads = Loads()
         self._told: int | None = None
+        self._told_by = "/api/ps"
         self._granted: int | None = None  # the window that our own load got: the server cuts it to what was trained
         self._gpu = False  # the server has one: it was seen in use
         self._least_cpu = math.inf
@@ -80,6 +81,16 @@ class Memory:
         """The context window in tokens: what the loaded model has, else what was asked for, else unknown."""
         known = [size for size in (self.num_ctx, self._told) if size is not None]
         return min(known) if known else None
+
+    @property
+    def window_by(self) -> str:
+        """Who says how large the window is."""
+        return self._told_by if self._told is not None and self._told == self.window else "num_ctx"
+
+    @property
+    def loading(self) -> bool:
+        """A load of ours is under way on this loop."""
+        return self._on_this_loop().loading is not None
 
     async def ready(self, request: Request | None, watch: Watch) -> None:
         """Brings the model into memory with the window that it is to have, unless it spoke a moment ago.
@@ -142,6 +153,7 @@ class Memory:
             others = ", ".join(one.name for one in running)
             return self._gone(f"not in memory, where {others} is" if others else "not in memory, and nothing else is")
         self._told = mine.context_length or await self._old_window(watch)
+        self._told_by = "/api/ps" if mine.context_length else "/api/show"
         self.entry = mine
         if mine.cpu_share is not None:
             self._least_cpu = min(self._least_cpu, mine.cpu_share)

@@ -5,21 +5,18 @@ Rules of the file: nothing here decides; a question that fails is an `LLMError`,
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import anyio
 
-from resilient_llm._deadline import CEILING, Clock, Deadline
+from resilient_llm._deadline import CEILING
 from resilient_llm._detached import running_loop
 from resilient_llm._errors import ConnectFailed, ConnectTimeout, LLMError, ModelNotFound, NoEligibleRoute
-from resilient_llm._types import Zone
 from resilient_llm._watch import Watch
 from resilient_llm.backends._exchange import fetch
 from resilient_llm.backends.http import Transport
-from resilient_llm.policies.timeouts import Limits
 from resilient_llm.wire.ollama import (
     Model,
     OllamaCodec,
@@ -38,7 +35,6 @@ SHOW_TIME = 5.0  # seconds for /api/show and /api/tags
 FACTS = 300.0  # seconds that what /api/show and /api/version said is believed
 NAMED = 10  # models that an error lists
 DOWN = (ConnectFailed, ConnectTimeout, NoEligibleRoute)  # nobody is there, or nobody who may be asked
-_FOREVER = Limits(math.inf, math.inf, math.inf, math.inf)
 _SWITCHES: weakref.WeakKeyDictionary[Any, dict[str, anyio.Lock]] = weakref.WeakKeyDictionary()
 
 
@@ -92,10 +88,10 @@ class Server:
         tags = parse_tags(await self.fetch(b"GET", "/api/tags", b"", watch, limit))
         return tuple(sorted(one.name for one in tags))
 
-    async def load(self, *, embed: bool, keep_alive: float | str | None, watch: Watch) -> None:
+    async def load(self, *, embed: bool, keep_alive: float | str | None, watch: Watch, limit: float = CEILING) -> None:
         """Has the model brought into memory, however long that takes; with a `keep_alive` of 0 put out of it."""
         body = load_body(self._codec, keep_alive=keep_alive, embed=embed)
-        await self.fetch(b"POST", "/api/embed" if embed else "/api/chat", body, watch, CEILING)
+        await self.fetch(b"POST", "/api/embed" if embed else "/api/chat", body, watch, limit)
 
     async def name_models(self, error: ModelNotFound, watch: Watch) -> None:
         """Adds to the error which models are there."""
@@ -125,11 +121,6 @@ class Server:
 
     def __repr__(self) -> str:
         return f"Server({self.origin}, {self.model!r})"
-
-
-def aside(clock: Clock, zone: Zone | None) -> Watch:
-    """A watch for what is nobody's attempt: it has no end of its own, but the zone of who began it."""
-    return Watch(Deadline(math.inf, math.inf), _FOREVER, clock, zone=zone)
 
 
 async def unless_untold(ask: Callable[[Watch], Any], watch: Watch) -> Any:

@@ -21,10 +21,10 @@ import anyio
 from resilient_llm._deadline import Clock
 from resilient_llm._detached import Detached, running_loop
 from resilient_llm._errors import BackendFailed, LLMError, ModelNotFound
-from resilient_llm._watch import Watch
+from resilient_llm._types import Zone
+from resilient_llm._watch import Watch, aside
 from resilient_llm.backends._exchange import Exchange
 from resilient_llm.backends._ollama_memory import Memory
-from resilient_llm.backends._ollama_server import aside
 from resilient_llm.backends.http import Transport
 from resilient_llm.wire import Decoder, HTTPCall
 from resilient_llm.wire.ollama import OllamaCodec
@@ -143,15 +143,22 @@ class Loops:
 
     def __init__(self, memory: Memory, detached: Detached) -> None:
         self._memory, self._detached = memory, detached
+        self.last: tuple[Clock, Zone | None] | None = None  # of the last attempt: how it tells time, how far it may go
         self._here: weakref.WeakKeyDictionary[Any, Attempts] = weakref.WeakKeyDictionary()
 
-    def here(self) -> Attempts:
-        """Those of the running loop."""
+    def here(self, watch: Watch) -> Attempts:
+        """Those of the running loop, to which that of `watch` is to come."""
+        self.last = watch.clock, watch.zone
         loop = running_loop()
         attempts = self._here.get(loop)
         if attempts is None:
             attempts = self._here[loop] = Attempts(self._memory, self._detached)
         return attempts
+
+    @property
+    def under_way(self) -> int:
+        """How many attempts there are, silent or not, on all loops."""
+        return sum(len(one.silent) + one.talking for one in list(self._here.values()))
 
     def __repr__(self) -> str:
         return f"Loops({len(self._here)})"

@@ -10,6 +10,7 @@ A backend needs `name` and `open`. The rest is optional; the engine asks once, w
     zone     = "internet"  or "machine", "network"; None: it keeps `watch.zone` itself, by the peer that it connects to
     window   = None      the context window in tokens, as far as it is known now
     counts_whole = True  its count of a prompt's tokens has what it held in its cache, too
+    window_by = None     who says so: "/api/ps", "num_ctx", "server"
     slots    = None      how many attempts it can serve at once
     async ready(request, watch) -> None    brings the model into memory, before the first token is waited for; with
                                            None for a request it only warms up
@@ -21,6 +22,8 @@ A backend needs `name` and `open`. The rest is optional; the engine asks once, w
                                            sent once more
     reasons(request) -> bool               will the model think before it answers? Then a first token may take longer
     dialect  = None      what it speaks and what it has learned, in words, for `explain()`
+    suspect()                              its breaker has opened: it may find out why, and mend what it can
+    async count(request, watch) -> int     the tokens of a prompt, exactly; None if the server cannot tell
     served() -> dict                       digest, quantization, window, seed: for `reply.served_by`
     async aclose()                         gives back its connections of this loop
 """

@@ -58,9 +58,10 @@ def _told(trace: Any, method: bytes, url: str) -> Sequence[tuple[bytes, bytes]]:
 
 
 class Transport(Protocol):
-    """Sends one request and gives the head of its answer. `origin` is where to."""
+    """Sends one request and gives the head of its answer. `origin` is where to, `secrets` are its keys."""
 
     origin: str
+    secrets: tuple[str, ...]
 
     async def send(self, method: bytes, path: str, body: bytes, watch: Watch) -> Answer:
         """Raises whatever the HTTP library raises; `exchange.py` classifies it."""
@@ -175,7 +176,7 @@ class OwnTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         import httpcore2  # noqa: F401  # now, because in the first call it would hold up the event loop
 
-        self._endpoint, self.origin = endpoint, endpoint.origin
+        self._endpoint, self.origin, self.secrets = endpoint, endpoint.origin, endpoint.secrets
         self._urls: dict[str, httpcore2.URL] = {}
         self._loops: dict[Any, _Pools] = {}
 
@@ -250,7 +251,8 @@ class UserTransport:
     def __init__(self, endpoint: Endpoint, client: Any) -> None:
         if not all(callable(getattr(client, verb, None)) for verb in ("send", "build_request", "aclose")):
             raise ConfigError("http_client: an httpx2.AsyncClient or an httpx.AsyncClient is needed")
-        self._endpoint, self.origin, self._client = endpoint, endpoint.origin, client
+        self._endpoint, self._client = endpoint, client
+        self.origin, self.secrets = endpoint.origin, endpoint.secrets
         keyed = any(name.lower() == b"authorization" for name, _ in endpoint.headers)
         self._how: dict[str, Any] = {"stream": True, "follow_redirects": False, **({"auth": None} if keyed else {})}
         self._loop: Any = None

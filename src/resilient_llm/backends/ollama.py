@@ -6,7 +6,7 @@ What it has in memory, and how a model gets there, stands in `_ollama_memory`; w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -15,12 +15,13 @@ from typing import Any, Literal
 from resilient_llm._detached import Detached
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._models import ModelInfo, told
-from resilient_llm._types import ChatRequest, Request, Zone
+from resilient_llm._types import ChatRequest, EmbedRequest, Message, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm._zones import zone_of
 from resilient_llm.backends import _ollama_settings as settings
 from resilient_llm.backends._endpoint import endpoint
 from resilient_llm.backends._ollama_memory import Memory
+from resilient_llm.backends._ollama_mend import Mender
 from resilient_llm.backends._ollama_server import Server
 from resilient_llm.backends._ollama_silence import Loops, Question
 from resilient_llm.backends.base import Batches
@@ -45,6 +46,9 @@ class Ollama:
         api_key: for a server behind a gateway, or Ollama's cloud. Default `OLLAMA_API_KEY`, but never to a `base_url=`
             that is not Ollama's own.
         headers: sent with each request.
+        on_wedged: a function, sync or async, that is called with this object when the model is in memory, gives no
+            token, and loading it anew did not help: whoever can restart the server does it there. No call waits for
+            it, and it is called at most once every two minutes.
         http_client: an `httpx2.AsyncClient` or `httpx.AsyncClient`; see `OpenAICompatible`.
         name: in replies and errors. Default `ollama:model`.
 
@@ -67,6 +71,7 @@ class Ollama:
         shift: bool | None = False,
         api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        on_wedged: Callable[[Ollama], object] | None = None,
         http_client: Any = None,
         name: str | None = None,
     ) -> None:
@@ -96,11 +101,19 @@ class Ollama:
         self._server = Server(self._transport, self._codec, model, self.origin)
         self._memory = Memory(self._server, self._detached, self._pinned, keep_alive, stays)
         self._loops = Loops(self._memory, self._detached)
+        if on_wedged is not None and not callable(on_wedged):
+            raise ConfigError(f"on_wedged: a function is needed, not {type(on_wedged).__name__}")
+        self._mender = Mender(self, self._memory, self._loops, self._detached, self._one_token, on_wedged)
 
     @property
     def window(self) -> int | None:
         """The context window in tokens: what the loaded model has, else what was asked for, else unknown."""
         return self._memory.window
+
+    @property
+    def window_by(self) -> str:
+        """Who says so: `/api/ps` (the model as it is loaded), `/api/show` (servers before 0.10), or `num_ctx`."""
+        return self._memory.window_by
 
     @property
     def counts_whole(self) -> bool:
@@ -116,8 +129,22 @@ class Ollama:
         call = codec.encode(request, stream=stream)
         decoder = codec.decoder(request, stream=stream, judge=partial(memory.judge, watch.clock))
         return Question(
-            self._loops.here(), memory, self._transport, codec, call, decoder, watch, self._detached
+            self._loops.here(watch), memory, self._transport, codec, call, decoder, watch, self._detached
         )  # fmt: skip
+
+    async def _one_token(self, watch: Watch) -> None:
+        """Gets one token, or vector, out of the model: the only proof that it works."""
+        embed = await self._memory.only_embeds(watch)
+        request: Request = (
+            EmbedRequest(("a",)) if embed else ChatRequest((Message(role="user", content="a"),), max_tokens=1)
+        )
+        async with self.open(request, watch) as batches:
+            await anext(batches)
+
+    def suspect(self) -> None:
+        """The breaker has opened: finds out whether the runner is wedged, and mends it. Nobody waits for that."""
+        if self.zone != "internet":
+            self._mender.suspect()
 
     async def ready(self, request: Request | None, watch: Watch) -> None:
         """Brings the model into memory with the window that it is to have, unless it spoke a moment ago.
@@ -172,7 +199,7 @@ class Ollama:
 
     def snapshot(self) -> dict[str, Any]:
         """Whether the model is in memory, its window, the CPU's share of it, and what its loads tell."""
-        return self._memory.snapshot()
+        return {**self._memory.snapshot(), "mending": self._mender.step}
 
     async def aclose(self) -> None:
         """Ends loads and closes that are under way on this loop, and gives back its connections."""

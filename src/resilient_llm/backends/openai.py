@@ -18,9 +18,11 @@ from resilient_llm.backends._exchange import Exchange, fetch
 from resilient_llm.backends.base import Batches
 from resilient_llm.backends.http import OwnTransport, Transport, UserTransport
 from resilient_llm.backends.providers import HOSTS, PROVIDERS, name_at, provider_at
+from resilient_llm.wire._openai_count import COUNTERS, count_body, counted_in
 from resilient_llm.wire._openai_models import ELSEWHERE, kind_of, named, parse_models, window_in
 from resilient_llm.wire.openai import OpenAICodec, Profile, profile_for
 
+COUNT_TIME = 1.0  # seconds for counting a prompt; then the estimate has to do
 METADATA_TIME = 5.0  # seconds for a metadata call; hosted catalogues are long
 
 
@@ -85,6 +87,8 @@ class OpenAICompatible:
         at = endpoint(base_url, headers or {}, api_key or None)
         self.origin = at.origin
         self._extra = dict(extra or {})
+        self._counts = True
+        self._owner: str | None = None  # what kind of server it says that it is
         self._codec = OpenAICodec(model, profile=_profile(profile, self.provider, model))
         self._at, self._client = at, http_client
         self._transport = self._to(at)
@@ -124,10 +128,10 @@ class OpenAICompatible:
             LLMError: it could not be asked.
         """
         body = await self._ask(self._transport, "/models", watch)
-        found = parse_models(body)
+        found, self._owner = parse_models(body), kind_of(body)
         own = named(found, self.model) or ModelInfo(self.model)
         if own.window is None:
-            own = best(own, await self._elsewhere(kind_of(body), watch))
+            own = best(own, await self._elsewhere(self._owner, watch))
         self._told = own.window or self._told
         self._codec.lacking(own.lacks)
         mine = best(own, told(own.name, "user", window=self._given))
@@ -161,6 +165,29 @@ class OpenAICompatible:
         """The context window in tokens: what the server said when it was asked for its models, else what was given."""
         known = [size for size in (self._told, self._given) if size is not None]
         return min(known) if known else None
+
+    @property
+    def window_by(self) -> str:
+        """Who says so: `server`, or `context_window`."""
+        return "server" if self._told is not None and self._told == self.window else "context_window"
+
+    async def count(self, request: ChatRequest, watch: Watch) -> int | None:
+        """The tokens of a prompt with template and tools, as the server counts them; `None` if it cannot tell."""
+        how = COUNTERS.get(self._codec.profile.name) or COUNTERS.get(self._owner or "")
+        if how is None or not self._counts:
+            return None
+        call = self._codec.encode(request, stream=False)
+        body = count_body(call.body, how)
+        root = self._to(replace(self._at, prefix=self._at.prefix.removesuffix("/v1"))) if how.beside else None
+        try:
+            answer = await fetch(root or self._transport, b"POST", how.path, body, self._codec.error, watch, COUNT_TIME)
+            return counted_in(answer, how)
+        except LLMError as error:
+            self._counts = error.status is None  # it does not know the question; what is only slow is asked again
+            return None
+        finally:
+            if root is not None:
+                await root.aclose()
 
     def served(self) -> dict[str, Any]:
         """What is known of the model beside its name."""

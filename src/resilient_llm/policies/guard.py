@@ -73,7 +73,8 @@ class ContextGuard:
     """What happens to a prompt that does not fit the window.
 
     Args:
-        window: of the model, in tokens. Default: what the backend knows. While nobody knows it, nothing is checked.
+        window: of the model, in tokens. Default: what the server or the backend says. A smaller one of yours holds, a
+            larger one does not make the server's larger. While nobody knows it, nothing is checked.
         reserve: tokens of it that are kept for the answer. Default: the call's `max_tokens`, else 256, but at most a
             quarter of the window.
         overflow: `refuse`, `drop_oldest`, or a function `(messages, room, count) -> messages` of your own: `room` is
@@ -105,9 +106,10 @@ class ContextGuard:
 
         Args:
             request: what is to be sent.
-            window: what the backend knows, in tokens; the guard's own comes first.
+            window: what else is known, in tokens; the guard's own holds if it is smaller.
         """
-        window = self.window or window
+        if window is None or (self.window is not None and self.window < window):
+            window = self.window
         if window is None:
             return None
         reserve = min(request.max_tokens or ANSWER, window // 4) if self.reserve is None else self.reserve
@@ -118,13 +120,18 @@ class ContextGuard:
         space = self.room(request, window)
         return space is None or fits_surely(request, space[0])
 
-    def fit(self, request: ChatRequest, window: int | None, estimate: TokenCounter = estimate_request) -> ChatRequest:
+    def fit(
+        self, request: ChatRequest, window: int | None, estimate: TokenCounter = estimate_request, *,
+        factor: float = MARGIN, by: str | None = None,
+    ) -> ChatRequest:  # fmt: skip
         """The request, as it is or as the rule made it, so that prompt and answer fit the window.
 
         Args:
             request: what is to be sent.
-            window: what the backend knows, in tokens; the guard's own comes first.
+            window: what else is known, in tokens; the guard's own holds if it is smaller.
             estimate: what counts where the guard has no counter of its own.
+            factor: what the estimate is multiplied by, so that it is hardly ever too low.
+            by: who says how large the window is.
 
         Raises:
             ContextOverflow: it does not fit, and the rule, if there is one, did not make it fit. Both numbers and the
@@ -135,29 +142,25 @@ class ContextGuard:
         if space is None:
             return request
         room, reserve = space
-        if fits_surely(request, room) or self._count(request, estimate) <= room:
+        counter = self.counter or (lambda request: math.ceil(estimate(request) * factor))
+        if fits_surely(request, room) or counter(request) <= room:
             return request
 
         def count(messages: Sequence[Message]) -> int:
-            return self._count(replace(request, messages=tuple(messages)), estimate) if messages else 0
+            return counter(replace(request, messages=tuple(messages))) if messages else 0
 
         trimmed = replace(request, messages=messages_from(self.overflow(request.messages, room, count)))
-        tokens = self._count(trimmed, estimate)
+        tokens = counter(trimmed)
         if tokens <= room:
             return trimmed
         about = "" if self.counter is not None else "about "
         raise ContextOverflow(
-            f"the prompt has {about}{tokens} tokens, but the window of {room + reserve} has room for {max(room, 0)}:"
-            f" {reserve} are kept for the answer. Shorten it, use a larger window or a smaller reserve, or let"
-            " ContextGuard(overflow=drop_oldest) leave out the oldest turns",
+            f"the prompt has {about}{tokens} tokens, but the window of {room + reserve}{f' (by {by})' if by else ''}"
+            f" has room for {max(room, 0)}: {reserve} are kept for the answer. Shorten it, use a larger window or a"
+            " smaller reserve, or let ContextGuard(overflow=drop_oldest) leave out the oldest turns",
             tokens=tokens,
             limit=max(room, 0),
         )
-
-    def _count(self, request: ChatRequest, estimate: TokenCounter) -> int:
-        if self.counter is not None:
-            return self.counter(request)
-        return math.ceil(estimate(request) * MARGIN)
 
     def __repr__(self) -> str:
         rule = getattr(self.overflow, "__name__", type(self.overflow).__name__)

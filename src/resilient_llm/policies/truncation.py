@@ -93,6 +93,16 @@ class Counted:
         usual = 1.3 * off[int(0.9 * (len(off) - 1))]  # the tenth that is farthest off may be an accident
         return middle, max(usual, FEW if len(ratios) < ENOUGH else SURE)
 
+    def factor(self, request: ChatRequest, window: int) -> float | None:
+        """What our estimate of this prompt has to be multiplied by to be hardly ever too low; `None`: not known yet."""
+        ratio, spread = self.known(kind_of(request.messages), window)
+        return None if spread == UNKNOWN else ratio * (1 + spread)
+
+    def __str__(self) -> str:
+        """`words × 1.04, code × 1.11`: what the server counts for one of ours, where that is known."""
+        known = {kind: self.known(kind) for kind in self._ratios}
+        return ", ".join(f"{kind} × {ratio:.2f}" for kind, (ratio, spread) in known.items() if spread < UNKNOWN)
+
     def _learn(self, request: ChatRequest, counted: int, estimate: TokenCounter) -> None:
         if size(request) > LIGHT or counted < LEAST:
             return

@@ -25,6 +25,7 @@ from resilient_llm.wire._openai_parts import ToolCalls, figures, texts, thoughts
 from resilient_llm.wire._shown import shown
 
 MAX_BODY = 16 * 1024 * 1024  # bytes of an answer in one piece
+_BESIDE = frozenset({"content", "role", "token_id"})  # what may stand beside nothing but text
 _BLANK = b" \t\r\n\xef\xbb\xbf"  # white space, and the byte order mark
 
 
@@ -265,13 +266,13 @@ def _plain(chunk: dict[str, Any]) -> str | None:
         (choice,) = chunk["choices"]
         delta = choice["delta"]
         text = delta["content"]
-        alone = (
-            len(delta) == 1 and not choice.get("finish_reason") and not choice.get("index") and "usage" not in choice
-        )
         if (
-            alone
-            and text.__class__ is str
+            text.__class__ is str
             and text
+            and (len(delta) == 1 or _bare(delta))
+            and not choice.get("finish_reason")
+            and not choice.get("index")
+            and "usage" not in choice
             and not chunk.get("usage")
             and "error" not in chunk
             and "error" not in choice
@@ -281,6 +282,14 @@ def _plain(chunk: dict[str, Any]) -> str | None:
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
     return None
+
+
+def _bare(delta: dict[str, Any]) -> bool:
+    """Beside its text the piece holds at most its role and what is empty: OpenRouter, Ollama, SGLang, Together, TGI."""
+    for key, value in delta.items():  # noqa: SIM110  # a generator would cost three times as much
+        if value and key not in _BESIDE:
+            return False
+    return True
 
 
 def _is_json(frame: bytes) -> bool:
