@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import resilient_llm
-
 import pytest
+
+import resilient_llm
 
 PROBE = """
 import json, sys, threading
