@@ -53,6 +53,7 @@ FLOORS: dict[str, int] = {
     "_options": 3,
     "serving": 3,
     "_log": 3,
+    "_hub": 3,
     "telemetry": 3,
     "_engine": 4,
     "_health": 4,
