@@ -10,6 +10,7 @@ import anyio
 
 from resilient_llm._detached import Detached
 from resilient_llm._errors import LLMError, Malformed, ServerError
+from resilient_llm._replies import Usage
 from resilient_llm._watch import Watch
 from resilient_llm.backends._failures import blotted, classify, cut, hushed, told
 from resilient_llm.backends._inflate import inflater
@@ -75,6 +76,11 @@ class Exchange:
             await self._close()
             self._typed(error, begun=False)
         return self
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the server has counted so far, where it does so with every piece."""
+        return getattr(self._decoder, "usage", None)
 
     def __aiter__(self) -> Self:
         return self
