@@ -45,8 +45,6 @@ in `.partial`, for who asks for it by name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -111,7 +109,7 @@ class LLMError(Exception):
     def spent(self) -> Usage | None:
         """What the call has cost."""
         each = [one.usage for one in self.attempts]
-        return reduce(add, each) if each else None
+        return sum(each[1:], each[0]) if each else None
 
     @property
     def message(self) -> str:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from resilient_llm._errors import FirstTokenTimeout, LLMError
 
@@ -18,8 +17,7 @@ Mode = Literal["auto", "forced_open", "observe_only"]
 Role = Literal["normal", "probe"]
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """A breaker has changed its state at the instant `at`, for this reason."""
 
     before: State
@@ -28,8 +26,7 @@ class Transition:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerSnapshot:
+class BreakerSnapshot(NamedTuple):
     """What a breaker knows.
 
     Attributes:
