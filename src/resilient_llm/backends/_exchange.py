@@ -10,6 +10,7 @@ import anyio
 
 from resilient_llm._detached import Detached
 from resilient_llm._errors import LLMError, Malformed, ServerError
+from resilient_llm._replies import Usage
 from resilient_llm._watch import Watch
 from resilient_llm.backends._failures import bare, blotted, classify, cut, hushed, told
 from resilient_llm.backends._inflate import inflater
@@ -41,7 +42,7 @@ class Exchange:
 
     __slots__ = (
         "_answer", "_call", "_decoder", "_detached", "_ended", "_error", "_heard", "_inflate", "_iterator",
-        "_late", "_transport", "_until", "_watch", "request_id",
+        "_late", "_transport", "_watch", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -54,7 +55,6 @@ class Exchange:
         self._iterator: Any = None
         self._inflate: Callable[[bytes], bytes] | None = None
         self._ended = self._late = False
-        self._until = 0.0  # when the reading after the answer ends
         self.request_id: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -76,6 +76,11 @@ class Exchange:
             self._typed(error, begun=False)
         return self
 
+    @property
+    def usage(self) -> Usage | None:
+        """What the server has counted so far, where it does so with every piece."""
+        return getattr(self._decoder, "usage", None)
+
     def __aiter__(self) -> Self:
         return self
 
@@ -85,13 +90,16 @@ class Exchange:
         decoder, inflate, following = self._decoder, self._inflate, self._iterator.__anext__
         data = b""
         try:
-            while True:
-                data = await following() if not decoder.finishing else await self._usage()
+            events: Sequence[WireEvent] = ()
+            while not events:
+                if decoder.finishing:
+                    events = await self._after()
+                    break
+                data = await following()
                 events = decoder.feed(data if inflate is None else inflate(data))
-                if events:
-                    if self._heard is not None:
-                        self._tell()
-                    return events
+            if self._heard is not None:
+                self._tell()
+            return events
         except StopAsyncIteration:
             self._ended = True
         except BaseException as error:  # noqa: BLE001  # sorted and raised again
@@ -116,18 +124,25 @@ class Exchange:
         if heard is not None:
             heard()
 
-    async def _usage(self) -> bytes:
-        """The next piece after a whole answer. All of them are worth a second together: a server may go on for ever.
+    async def _after(self) -> Sequence[WireEvent]:
+        """The last event of an answer that is whole, and the end of its body.
 
+        What comes before that event, its usage above all, is worth a second together: a server may go on for ever.
         DeepSeek kept finished streams open with signs of life, for a quarter of an hour (deepseek-harness, discussion
         6959).
         """
-        if not self._until:
-            self._until = anyio.current_time() + USAGE_TIME
-        with anyio.CancelScope(deadline=self._until):
-            return bytes(await self._iterator.__anext__())
-        self._late = True
-        raise StopAsyncIteration
+        decoder, inflate, following = self._decoder, self._inflate, self._iterator.__anext__
+        events: Sequence[WireEvent] = ()
+        with anyio.CancelScope(deadline=self._watch.instant(USAGE_TIME)) as scope:
+            while not events:
+                data = await following()
+                events = decoder.feed(data if inflate is None else inflate(data))
+            scope.deadline = self._watch.instant(DRAIN_TIME)
+            await self._end()
+        self._late = not self._ended
+        if not events:
+            raise StopAsyncIteration
+        return events
 
     async def _error_body(self) -> bytes:
         body = b""
@@ -154,21 +169,21 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None and not self._ended and self._decoder.finishing:
-                await self._drain()
+            if error is None and not self._ended and not self._late and self._decoder.finishing:
+                with anyio.CancelScope(deadline=self._watch.instant(DRAIN_TIME)):
+                    await self._end()
         finally:
             await self._close()
 
-    async def _drain(self) -> None:
+    async def _end(self) -> None:
         """After the last event only the end is worth reading, or we hang up."""
-        with anyio.move_on_after(DRAIN_TIME):
-            try:
-                await self._iterator.__anext__()
-            except StopAsyncIteration:
-                self._ended = True
-            except Exception as broken:  # the answer is whole; how its connection ends is no matter
-                if classify(broken, self._transport.origin, begun=True, theirs=self._transport.theirs) is None:
-                    raise
+        try:
+            await self._iterator.__anext__()
+        except StopAsyncIteration:
+            self._ended = True
+        except Exception as broken:  # the answer is whole; how its connection ends is no matter
+            if classify(broken, self._transport.origin, begun=True, theirs=self._transport.theirs) is None:
+                raise
 
     async def _close(self) -> None:
         """Gives the connection back. Detached, so that neither cancellation nor a slow transport can stop it."""
