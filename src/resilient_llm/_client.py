@@ -20,9 +20,11 @@ from resilient_llm._engine import Engine
 from resilient_llm._errors import ClientClosed, LLMError
 from resilient_llm._events import Listener, teller
 from resilient_llm._explain import explain, snapshot
+from resilient_llm._given import doing
 from resilient_llm._health import health, warm_up
 from resilient_llm._hub import Hub
 from resilient_llm._leg import Leg, legs_from
+from resilient_llm._messages import Messages
 from resilient_llm._models import ModelInfo
 from resilient_llm._options import Asked, ChatOptions, chat_from, embed_from
 from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply, Space, Usage
@@ -30,7 +32,7 @@ from resilient_llm._route import Plan, Route, route_from
 from resilient_llm._run import Run
 from resilient_llm._stream import ChatStream
 from resilient_llm._typed import typed
-from resilient_llm._types import ChatRequest, EmbedRequest, Message, Messages
+from resilient_llm._types import ChatRequest, EmbedRequest, Message
 from resilient_llm._watch import Watch, aside
 from resilient_llm._zones import LocalOnly, ambient_limit, beyond, limit_of, strictest
 from resilient_llm.backends.base import Backend
@@ -82,6 +84,8 @@ class AsyncClient:
         telemetry: Telemetry | None = None,
     ) -> None:
         Message.model_rebuild()  # if it is not built yet: in the first call it would hold up the event loop for 30 ms
+        doing("__call__", plan=plan, clock=clock)
+        doing("uniform", rng=rng)
         self._timeout = _deadline.seconds("timeout", timeout)
         self._limit = limit_of(local_only)
         self._clock = clock

@@ -23,6 +23,7 @@ from resilient_llm._errors import ConfigError
 P = ParamSpec("P")
 R = TypeVar("R")
 Clock = Callable[[], float]
+_EVER = 2**63  # a larger whole number of seconds may be none that a clock can be moved on by
 CEILING = 900.0  # seconds, where nobody set a deadline; peers: openai-python 600 s, LiteLLM 6,000 s
 _AMBIENT: ContextVar[tuple[Clock, float] | None] = ContextVar("resilient_llm.deadline", default=None)
 
@@ -35,8 +36,9 @@ def seconds(name: str, value: float | None) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ConfigError(f"{name}: {value!r} is not a number of seconds above 0")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not value > 0 or (isinstance(value, int) and value > _EVER):
+        raise ConfigError(f"{name}: {value!r:.40} is not a number of seconds above 0")
     return value
 
 
@@ -99,7 +101,7 @@ def take(timeout: float | None, clock: Clock, default: float) -> Deadline:
         default: seconds to the first token if the user set neither.
     """
     now = clock()
-    at = math.inf if seconds("timeout", timeout) is None else now + (timeout or 0)
+    at = now + (seconds("timeout", timeout) or math.inf)
     block = _AMBIENT.get()
     if block is not None:
         at = min(at, now + block[1] - block[0]())

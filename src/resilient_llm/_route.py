@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
 from resilient_llm._errors import ConfigError, LLMError
+from resilient_llm._given import doing, of
 from resilient_llm._models import Price
 from resilient_llm._needs import NEEDS, Need
 from resilient_llm._types import Request, Zone
@@ -21,6 +22,11 @@ from resilient_llm.sentinels import OutputSentinel
 
 OnBreak = Literal["raise", "restart"]
 OnTruncation = Literal["warn", "fail"]
+# What makes an object fit for its place: the method that is asked for the decision.
+_VERBS = {
+    "retry": "delay", "budget": "draw", "breaker": "admit", "bulkhead": "acquire", "rate": "reserve", "guard": "fit",
+    "sentinel": "lookout",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,13 @@ class Route:
             object.__setattr__(self, "backend", backend_from(self.backend))
         if not callable(getattr(self.backend, "open", None)):
             raise ConfigError(f"backend: {type(self.backend).__name__} has no method open; see Backend")
+        of(str, name=self.name, space=self.space)
+        of(Timeouts, timeouts=self.timeouts)
+        of(bool, streams=self.streams, tells_deadline=self.tells_deadline, adapt=self.adapt)
+        for name, verb in _VERBS.items():
+            doing(verb, **{name: getattr(self, name)})
+        of(Price, price=self.price)
+        of(Collection, lacks=self.lacks, falls_back_on=self.falls_back_on)
         if self.zone not in (None, *get_args(Zone)):
             raise ConfigError(f"zone: {self.zone!r} is not one of machine, network, internet")
         if self.on_break not in get_args(OnBreak):
@@ -98,8 +111,6 @@ class Route:
             raise ConfigError(f"on_truncation: {self.on_truncation!r} is not one of warn, fail")
         if isinstance(self.lacks, str) or not set(self.lacks) <= set(NEEDS):
             raise ConfigError(f"lacks: {self.lacks!r} is not a collection of {', '.join(NEEDS)}")
-        if self.price is not None and not isinstance(self.price, Price):
-            raise ConfigError(f"price: {self.price!r} is not a Price")
         for kind in self.falls_back_on:
             if not (isinstance(kind, type) and issubclass(kind, LLMError)):
                 raise ConfigError(f"falls_back_on: {kind!r} is not a class of error of this library")

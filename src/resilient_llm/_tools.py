@@ -33,7 +33,11 @@ def _tool(given: ToolLike) -> Tool:
         function = given.get("function", given)
         if not isinstance(function, Mapping) or not function.get("name"):
             raise ConfigError("tools: a dict needs the shape {'type': 'function', 'function': {'name': …}}")
-        return Tool(function["name"], function.get("description", ""), function.get("parameters", {"type": "object"}))
+        what, parameters = function.get("description") or "", function.get("parameters") or {"type": "object"}
+        try:
+            return Tool(function["name"], what, parameters)
+        except ConfigError as error:
+            raise ConfigError(f"tools: {error.message}") from None
     if not callable(given):
         raise ConfigError(f"tools: a function, a Tool or a dict is needed, not {type(given).__name__}")
     return tool_from(given)
@@ -78,5 +82,5 @@ def schema_of(kind: Any) -> tuple[TypeAdapter[Any], dict[str, Any]]:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
         return adapter, adapter.json_schema()
-    except (PydanticUserError, PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
-        raise ConfigError(f"type: {kind!r} has no JSON schema: {type(error).__name__}") from None
+    except Exception as error:  # noqa: BLE001  # for what is no type pydantic has no error of its own
+        raise ConfigError(f"type: {kind!r:.60} has no JSON schema: {type(error).__name__}") from None

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from resilient_llm._errors import ConfigError
+from resilient_llm._given import doing, of
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 Zone = Literal["machine", "network", "internet"]
@@ -21,6 +22,13 @@ Reasoning = Literal["none", "low", "medium", "high"]
 ZONES: tuple[Zone, ...] = ("machine", "network", "internet")  # from the nearest to the farthest
 # Built by the first client, not by the import: that would take a fifth longer.
 _FROZEN = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True)
+
+
+def _wrong(what: str, error: ValidationError) -> ConfigError:
+    """What is wrong first, and where."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or what
+    return ConfigError(f"{what}: {where}: {first['msg']}")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -42,13 +50,23 @@ class ToolCall:
 
 
 class Image(BaseModel):
-    """An image in a message: `data` as base64, or a `url` (not every server fetches one)."""
+    """An image in a message: `data` as base64, or a `url` (not every server fetches one).
+
+    Raises:
+        ConfigError: it has neither or both, or one is no string.
+    """
 
     model_config = _FROZEN
 
     data: str | None = None
     url: str | None = None
     media_type: str = "image/png"
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise _wrong("image", error) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -111,9 +129,7 @@ class Message(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "message"
-            raise ConfigError(f"message: {where}: {first['msg']}") from None
+            raise _wrong("message", error) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -138,6 +154,14 @@ class Message(BaseModel):
     @classmethod
     def _calls(cls, value: Any) -> Any:
         return tuple(_tool_call(call) for call in value) if isinstance(value, (list, tuple)) else value
+
+    @field_validator("tool_calls", mode="after")
+    @classmethod
+    def _sound(cls, value: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+        for call in value:
+            if not (isinstance(call.name, str) and isinstance(call.id, str) and isinstance(call.arguments, dict)):
+                raise ValueError("a tool call needs a name and an id, which are strings, and a dict of arguments")
+        return value
 
     @property
     def size(self) -> int:
@@ -182,48 +206,23 @@ def _tool_call(call: Any) -> Any:
     return ToolCall(name=function.get("name", ""), arguments=arguments, id=call.get("id") or "")
 
 
-Messages = str | Message | Mapping[str, Any] | Sequence[str | Message | Mapping[str, Any]]
-
-
-def messages_from(given: Messages, system: str | None = None) -> tuple[Message, ...]:
-    """The messages of a call from what its user wrote: a string, a message, OpenAI-style dicts, or a list of those.
-
-    Raises:
-        ConfigError: there are none, or one is wrong; the error names which.
-    """
-    items: Iterable[Any] = [given] if isinstance(given, (str, Message, Mapping)) else given
-    if system is not None and not isinstance(system, str):
-        raise ConfigError(f"system: a string is needed, not {type(system).__name__}")
-    made: list[Message] = [Message("system", system)] if system is not None else []
-    try:
-        numbered = list(items)
-    except TypeError:
-        raise ConfigError(f"messages: a string, a message or a list is needed, not {type(given).__name__}") from None
-    if not numbered:
-        raise ConfigError("messages: the list is empty; give at least one message")
-    for number, item in enumerate(numbered):
-        if isinstance(item, Message):
-            made.append(item)
-        elif isinstance(item, str):
-            made.append(Message("user", item))
-        elif isinstance(item, Mapping):
-            try:
-                made.append(Message(**item))
-            except ConfigError as error:
-                raise ConfigError(f"messages[{number}]: {error.message.removeprefix('message: ')}") from None
-        else:
-            raise ConfigError(f"messages[{number}]: a message or a dict is needed, not {type(item).__name__}")
-    return tuple(made)
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class Tool:
-    """A function that the model may ask for: its JSON schema and, where it is ours to call, the function."""
+    """A function that the model may ask for: its JSON schema and, where it is ours to call, the function.
+
+    Raises:
+        ConfigError: the name is no string or empty, or another part is of a wrong type.
+    """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
     function: Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        of(str, name=self.name or (), description=self.description)
+        of(Mapping, parameters=self.parameters)
+        doing("__call__", function=self.function)
 
     def __repr__(self) -> str:
         return f"Tool({self.name!r})"
@@ -232,7 +231,7 @@ class Tool:
 def _number(name: str, value: float | None, low: float, high: float = math.inf, kind: Any = (int, float)) -> None:
     if value is not None and not (isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high):
         wanted = f"between {low:g} and {high:g}" if high < math.inf else f"{low:g} or more"
-        raise ConfigError(f"{name}: {value!r} is not a {'whole ' if kind is int else ''}number {wanted}")
+        raise ConfigError(f"{name}: {value!r:.40} is not a {'whole ' if kind is int else ''}number {wanted}")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -260,7 +259,7 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if not self.messages:
             raise ConfigError("messages: the list is empty; give at least one message")
-        _number("max_tokens", self.max_tokens, 1, kind=int)
+        _number("max_tokens", self.max_tokens, 1, 2**63 - 1, kind=int)
         _number("seed", self.seed, -(2**63), 2**63 - 1, kind=int)
         _number("temperature", self.temperature, 0, 2)
         if self.reasoning not in (None, "none", "low", "medium", "high"):

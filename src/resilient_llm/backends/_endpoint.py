@@ -81,7 +81,7 @@ def endpoint(base_url: str, headers: Mapping[str, str], key: str | None) -> Endp
         if not isinstance(key, str) or not key.isascii() or not key.isprintable():
             raise ConfigError("api_key: it must be printable ASCII, without line ends")
         lines["Authorization"] = f"Bearer {key}"
-    raw = {name.lower(): _header(name, value) for name, value in (*lines.items(), *headers.items())}
+    raw = {str(name).lower(): _header(name, value) for name, value in (*lines.items(), *headers.items())}
     return Endpoint(parts.scheme, host, port, parts.path.rstrip("/"), tuple(raw.values()))
 
 

@@ -21,6 +21,8 @@ _PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)"
 
 def address(base_url: str | None) -> str:
     """What Ollama's own client makes of `OLLAMA_HOST`: scheme and port may be missing; `0.0.0.0` is this machine."""
+    if base_url == "":
+        return base_url  # a variable that was not set, perhaps; `endpoint` says that it is no address
     given = base_url or os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434"
     url = given if "://" in given else f"http://{given}"
     try:
@@ -60,7 +62,7 @@ def stays(keep_alive: float | str | None) -> float:
     """
     if keep_alive is None:
         return STAYS
-    if isinstance(keep_alive, (int, float)) and not isinstance(keep_alive, bool) and math.isfinite(keep_alive):
+    if isinstance(keep_alive, (int, float)) and not isinstance(keep_alive, bool) and abs(keep_alive) < 2**63:
         return keep_alive if keep_alive >= 0 else math.inf
     if isinstance(keep_alive, str) and re.fullmatch(rf"[-+]?({_PART})+", keep_alive):
         seconds = sum(float(many) * _UNITS[unit] for many, unit in re.findall(_PART, keep_alive))

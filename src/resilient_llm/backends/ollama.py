@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from resilient_llm._detached import Detached
 from resilient_llm._errors import ConfigError, LLMError
+from resilient_llm._given import doing, of, tokens
 from resilient_llm._models import ModelInfo, told
 from resilient_llm._types import ChatRequest, EmbedRequest, Message, Request, Zone
 from resilient_llm._watch import Watch
@@ -80,8 +81,12 @@ class Ollama:
             raise ConfigError("model: give the name of a model, such as 'llama3.2'")
         if num_ctx is None and isinstance(options, Mapping):
             num_ctx = options.get("num_ctx")
-        if num_ctx is not None and (isinstance(num_ctx, bool) or not isinstance(num_ctx, int) or num_ctx < 4):
-            raise ConfigError(f"num_ctx: {num_ctx!r} is not a whole number of tokens of 4 or more")
+        of(str, base_url=base_url, api_key=api_key, name=name)
+        of(Mapping, headers=headers)
+        of(bool, shift=shift)
+        tokens(4, num_ctx=num_ctx)
+        if not (think is None or isinstance(think, bool) or think in ("low", "medium", "high", "max")):
+            raise ConfigError(f"think: {think!r:.40} is not one of True, False, low, medium, high, max")
         stays = settings.stays(keep_alive)
         settings.checked_options(options)
         self.model = model
@@ -102,8 +107,7 @@ class Ollama:
         self._server = Server(self._transport, self._codec, model, self.origin)
         self._memory = Memory(self._server, self._detached, self._pinned, keep_alive, stays)
         self._loops = Loops(self._memory, self._detached)
-        if on_wedged is not None and not callable(on_wedged):
-            raise ConfigError(f"on_wedged: a function is needed, not {type(on_wedged).__name__}")
+        doing("__call__", on_wedged=on_wedged)
         self._mender = Mender(self, self._memory, self._loops, self._detached, self._one_token, on_wedged)
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 from resilient_llm._detached import Detached
 from resilient_llm._errors import ConfigError, LLMError
+from resilient_llm._given import of, tokens
 from resilient_llm._models import ModelInfo, best, told
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
@@ -69,10 +70,12 @@ class OpenAICompatible:
     ) -> None:
         if not isinstance(model, str) or not model.strip() or not model.isprintable():
             raise ConfigError("model: give the name of a model, such as 'gpt-5-mini'")
-        if context_window is not None and not context_window > 0:
-            raise ConfigError(f"context_window: {context_window!r} is not a number of tokens above 0")
+        of(str, base_url=base_url, api_key=api_key, name=name)
+        of(Mapping, headers=headers, extra=extra)
+        tokens(context_window=context_window)
         by_environment = base_url is None
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or PROVIDERS["openai"].base_url
+        if base_url is None:
+            base_url = os.environ.get("OPENAI_BASE_URL") or PROVIDERS["openai"].base_url
         known = provider_at(base_url)
         self.provider = name_at(base_url)
         if api_key is None and known is not None and known.key is not None:

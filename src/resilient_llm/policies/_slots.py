@@ -213,8 +213,9 @@ def whole(**numbers: int | None) -> None:
         ConfigError: a number is not a whole one of 1 or more.
     """
     for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name}: {value!r} is not a whole number of 1 or more")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and 1 <= value < 2**31):
+            raise ConfigError(f"{name}: {value!r:.40} is not a whole number of 1 or more")
 
 
 class Limit:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import threading
 import time
 from collections import deque
@@ -72,8 +73,8 @@ class CircuitBreaker:
                 raise ConfigError(f"{name}: {count!r} is not a whole number of 1 or more")
         sizes = {"rate": rate, "cooldown": cooldown, "max_cooldown": max_cooldown, "lease": lease}
         for name, value in sizes.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ConfigError(f"{name}: {value!r} is not a finite number above 0")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
+                raise ConfigError(f"{name}: {value!r:.40} is not a finite number above 0")
         if rate > 1:
             raise ConfigError(f"rate: {rate!r} is above 1")
         if min_calls > window:

@@ -21,6 +21,7 @@ Rules of the file:
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -105,8 +106,8 @@ class RateLimit:
         given = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
         for name, value in given.items():
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not (number and 0 < value < math.inf):
-                raise ConfigError(f"{name}: {value!r} is not a finite number above 0")
+            if value is not None and not (number and 0 < value <= sys.float_info.max):
+                raise ConfigError(f"{name}: {value!r:.40} is not a finite number above 0")
         if requests_per_minute is None and tokens_per_minute is None:
             raise ConfigError("RateLimit: give requests_per_minute, tokens_per_minute or both")
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
