@@ -283,7 +283,7 @@ class AsyncClient:
 
     def explain(self) -> str:
         """The pipeline in force, with every number, one route a paragraph."""
-        return explain(self._legs)
+        return explain(self._legs, self._timeout)
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """The state of every breaker, queue and budget, by route."""
