@@ -55,6 +55,7 @@ FLOORS: dict[str, int] = {
     "_log": 3,
     "_hub": 3,
     "telemetry": 3,
+    "telemetry._semconv": 0,  # a table of names
     "_engine": 4,
     "_health": 4,
     "_client": 5,

@@ -14,6 +14,7 @@ import pytest
 from resilient_llm import AsyncClient, CircuitBreaker, ConfigError, Ollama, Retry, Route, Timeouts
 from resilient_llm.backends import _ollama_mend as mend
 from resilient_llm.errors import ConnectFailed, FirstTokenTimeout, ServerError
+from resilient_llm.telemetry import _semconv as names
 from resilient_llm.testing import FakeBackend, FakeOllama, fail, hang, refuse, say, status
 
 from .kit import REAL, error_of
@@ -69,6 +70,10 @@ async def test_a_runner_that_hangs_is_unloaded_and_loaded_and_calls_go_elsewhere
         assert len(unloads) == 1
         canaries = [one for one in server.chats if one.json["options"]["num_predict"] == 1]
         assert len(canaries) == 2  # before and after
+    lines = [vars(one) for one in caplog.records if names.REMEDY in vars(one)]
+    assert [(one["levelname"], one[names.REQUEST_MODEL], one[names.REMEDY]) for one in lines] == [
+        ("WARNING", "llama3.2", "asking"), ("WARNING", "llama3.2", "loading")
+    ]  # fmt: skip
     assert told(caplog, "is wedged")
 
 

@@ -94,15 +94,21 @@ class Mender:
         self.step = "asking"
         if not await self._wedged(clock, watch):
             return
-        log.warning("%s is wedged: it is in memory and gives no token; unloading it", self._name)
+        self._say("%s is wedged: it is in memory and gives no token; unloading it")
         self.step = "waiting"
         if not await self._free(clock):
-            log.warning("%s: answers of ours are still coming; it stays in memory", self._name)
+            self._say("%s: answers of ours are still coming; it stays in memory")
             return
         if await self._reload(clock, watch):
-            log.warning("%s gives tokens again, after it was loaded anew", self._name)
+            self._say("%s gives tokens again, after it was loaded anew")
             return
         await self._call(clock, watch)
+
+    def _say(self, words: str, *more: object) -> None:
+        """To the log, with what it is doing in the fields of the record."""
+        from resilient_llm.telemetry import _semconv as names
+
+        log.warning(words, self._name, *more, extra={names.REQUEST_MODEL: self._name, names.REMEDY: self.step})
 
     async def _wedged(self, clock: Clock, watch: Watch) -> bool:
         """It is there and silent. A server that is down, that loads or that says what is wrong is not wedged."""
@@ -154,7 +160,7 @@ class Mender:
     async def _call(self, clock: Clock, watch: Watch) -> None:
         """The last step: whoever can restart the server."""
         if self._hook is None:
-            log.warning("%s is still wedged; nobody restarts its server: see Ollama(on_wedged=…)", self._name)
+            self._say("%s is still wedged; nobody restarts its server: see Ollama(on_wedged=…)")
             return
         self.step = "calling on_wedged"
         try:
@@ -162,15 +168,15 @@ class Mender:
             if inspect.isawaitable(made):
                 await made
         except Exception as error:  # noqa: BLE001  # somebody else's code
-            log.warning("%s: on_wedged raised %s", self._name, type(error).__name__)
+            self._say("%s: on_wedged raised %s", type(error).__name__)
             return
         began = clock()
         while clock() - began < RESTART:
             if await self._token(watch):
-                log.warning("%s gives tokens again, after on_wedged", self._name)
+                self._say("%s gives tokens again, after on_wedged")
                 return
             await anyio.sleep(LOOK)
-        log.warning("%s is still wedged after on_wedged", self._name)
+        self._say("%s is still wedged after on_wedged")
 
     async def _in_thread(self) -> object:
         assert self._hook is not None
