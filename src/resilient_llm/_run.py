@@ -102,7 +102,7 @@ class Run:
             raise DeadlineUnattainable(
                 f"the server said to come back in {wait:.3g} s, but {left:.3g} s are left", retry_after=wait
             )
-        admission = Admission(leg.breaker, leg.rate, tokens, by)
+        admission = Admission(leg.breaker, leg.rate, tokens, by, waits=not reserve)
         self.slot = leg.bulkhead.try_acquire(admission.take, now)
         if self.slot is None:
             try:

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from resilient_llm import Bulkhead, CircuitBreaker, LLMError, Retry, Route, errors
-from resilient_llm.errors import BackendFailed, RequestRejected
+from resilient_llm.errors import BackendFailed, ConnectFailed, RequestRejected
 from resilient_llm.testing import FakeBackend, fail, hang, say
 
 from .kit import Ask, client, error_of, unlimited
@@ -100,6 +100,25 @@ async def test_a_server_that_hangs_is_found_out_by_callers_in_a_hurry(ask: Ask) 
         assert (await ask(llm, timeout=6)).route == "b"
     # Of each 6 s the server that hangs gets 3, so every second attempt makes 5 s of silence full.
     assert (llm.snapshot()["a"]["breaker"].state, hangs.opened) == ("open", 4)
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+async def test_a_lone_route_that_is_back_lets_its_callers_wait_for_their_turn(ask: Ask, slots: int) -> None:
+    down, back = fail(ConnectFailed("refused")), say("yes", first=1)
+    backend = FakeBackend(down, back, name="a", slots=slots)
+    llm = client(Route(backend, breaker=CircuitBreaker(failures=1, cooldown=5, successes=1), retry=Retry(attempts=1)))
+    await error_of(ask(llm), ConnectFailed)
+    await anyio.sleep(5)
+    assert (await ask(llm)).attempts[0].kind == "probe"
+    replies: list[str] = []
+
+    async def one() -> None:
+        replies.append((await ask(llm, timeout=30)).text)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(one)
+    assert replies == ["yes"] * 20
 
 
 async def test_the_time_of_a_load_is_no_silence() -> None:

@@ -156,7 +156,8 @@ class CircuitBreaker:
         ends = [one.lease for one in self._places if one.lease > now]
         if len(ends) < self._limit:
             return None
-        doing = "a probe is under way" if self._state == "half-open" else f"slow start, {len(ends)} calls at once"
+        at_once = "one call" if len(ends) == 1 else f"{len(ends)} calls"
+        doing = "a probe is under way" if self._state == "half-open" else f"slow start, {at_once} at once"
         return CircuitOpen(f"{self._state}: {doing}", retry_after=min(self.cooldown, min(ends) - now))
 
     def state(self, now: float) -> State:
