@@ -142,7 +142,7 @@ class Leg:
 
     def goes_on(self, error: LLMError) -> bool:
         """Whether the next route is tried after this one failed like that."""
-        return error.falls_back or isinstance(error, self.route.falls_back_on)
+        return error.falls_back or isinstance(error, tuple(self.route.falls_back_on))
 
     def failed(self, error: LLMError) -> None:
         """Takes note of what puts the route aside."""

@@ -141,7 +141,9 @@ class Run:
         try:
             self.output = check("".join(self.gathered.texts))
         except OutputInvalid as error:
-            error.retryable = done.finish_reason != "length"  # the same limit would cut the next one, too
+            if done.finish_reason == "length":
+                error.retryable = False  # the same limit would cut the next one, too
+                error.args = (f"{error.message} (the limit of tokens cut it off)",)
             raise
 
     def first_token(self, batch: Sequence[WireEvent]) -> None:
