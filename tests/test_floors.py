@@ -36,6 +36,7 @@ FLOORS: dict[str, int] = {
     "sentinels": 1,
     "dialects": 1,
     "_watch": 2,  # the clock of an attempt: above the limits that it keeps, below the backends that tell it the phase
+    "_canary": 2,
     "backends": 2,
     "_route": 3,
     "_leg": 3,

@@ -20,7 +20,6 @@ from resilient_llm._errors import (
     ConnectTimeout,
     DeadlineExceeded,
     DeadlineUnattainable,
-    FirstTokenTimeout,
     LLMError,
     OutputInvalid,
     Overloaded,
@@ -36,7 +35,7 @@ from resilient_llm._types import ChatRequest, Request
 from resilient_llm._watch import Watch
 from resilient_llm.backends.base import Batches
 from resilient_llm.policies._admission import Admission, Ticket
-from resilient_llm.policies.breaker import Permit
+from resilient_llm.policies._permits import SILENT, Permit
 from resilient_llm.policies.bulkhead import Slot
 from resilient_llm.wire import WireEvent
 from resilient_llm.wire._patience import say_left
@@ -213,7 +212,7 @@ class Run:
         if error is None or fault == "caller":
             permit.success(now)
         elif fault == "backend" and isinstance(error, LLMError):
-            permit.failure(now, slow=isinstance(error, FirstTokenTimeout), retry_after=error.retry_after)
+            permit.failure(now, slow=isinstance(error, SILENT), retry_after=error.retry_after)
         elif cut and self.heard is not None and now - self.heard < SLOW:
             permit.success(now)  # it was answering when the caller left
         elif cut and self.watch is not None and self.watch.phase != "load" and now - self._silent_since() >= SLOW:
