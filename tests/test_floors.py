@@ -54,6 +54,7 @@ FLOORS: dict[str, int] = {
     "_options": 3,
     "serving": 3,
     "_log": 3,
+    "_hub": 3,
     "telemetry": 3,
     "_engine": 4,
     "_health": 4,
@@ -150,7 +151,7 @@ def test_only_one_file_knows_an_http_library(path: Path) -> None:
 @pytest.mark.parametrize("path", files(), ids=name_of)
 def test_no_file_is_crowded(path: Path) -> None:
     source = path.read_text()
-    allowed = 370 if path.name == "_errors.py" else 305  # the error tree is one table with its own words
+    allowed = 375 if path.name == "_errors.py" else 305  # the error tree is one table with its own words
     assert source.count("\n") <= allowed
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

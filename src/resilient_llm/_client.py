@@ -21,6 +21,7 @@ from resilient_llm._errors import ClientClosed, LLMError
 from resilient_llm._events import Listener, teller
 from resilient_llm._explain import explain, snapshot
 from resilient_llm._health import health, warm_up
+from resilient_llm._hub import Hub
 from resilient_llm._leg import Leg, legs_from
 from resilient_llm._models import ModelInfo
 from resilient_llm._options import Asked, ChatOptions, chat_from, embed_from
@@ -34,12 +35,12 @@ from resilient_llm._watch import Watch, aside
 from resilient_llm._zones import LocalOnly, ambient_limit, beyond, limit_of, strictest
 from resilient_llm.backends.base import Backend
 from resilient_llm.policies.timeouts import DEADLINE_CHAT, DEADLINE_EMBED
-from resilient_llm.telemetry import Telemetry
-from resilient_llm.telemetry._hub import Hub
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+
+    from resilient_llm.telemetry import Telemetry
 
 T = TypeVar("T")
 BATCH = 256  # texts per embedding request: far below every server's limit, large enough to fill a GPU

@@ -11,9 +11,6 @@ from resilient_llm._models import Price
 from resilient_llm._needs import NEEDS, Need
 from resilient_llm._types import Request, Zone
 from resilient_llm.backends.base import Backend
-from resilient_llm.backends.ollama import Ollama
-from resilient_llm.backends.openai import OpenAICompatible
-from resilient_llm.backends.providers import PROVIDERS
 from resilient_llm.policies.breaker import CircuitBreaker
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard
@@ -131,8 +128,14 @@ def backend_from(text: str) -> Backend:
     """
     prefix, colon, model = text.partition(":")
     if prefix == "ollama" and model:
+        from resilient_llm.backends.ollama import Ollama
+
         return Ollama(model)
+    from resilient_llm.backends.providers import PROVIDERS
+
     if prefix in PROVIDERS and model:
+        from resilient_llm.backends.openai import OpenAICompatible
+
         provider = PROVIDERS[prefix]
         if prefix == "openai":
             return OpenAICompatible(model, name=text)

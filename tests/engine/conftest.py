@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.telemetry.kit import Otel, check
 
-from resilient_llm.telemetry._hub import Hub
+from resilient_llm._hub import Hub
 
 from .kit import Ask, loop_options
 

@@ -12,7 +12,7 @@ from resilient_llm import AsyncClient, Image, Message, OpenAICompatible, ToolCal
 from resilient_llm.errors import LLMError
 from resilient_llm.telemetry import Telemetry, execute_tool
 from resilient_llm.telemetry import _semconv as names
-from resilient_llm.telemetry._hub import CAPTURE
+from resilient_llm.telemetry._options import CAPTURE
 from resilient_llm.testing import FakeBackend, FakeOpenAI, fail, say, status
 
 from .kit import Otel, check, of

@@ -164,5 +164,7 @@ def test_what_is_no_provider_is_said_at_once() -> None:
         AsyncClient(FakeBackend(), tracer_provider=7)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="meter_provider: int has no get_meter"):
         AsyncClient(FakeBackend(), meter_provider=7)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="telemetry: bool is not a Telemetry"):
+        AsyncClient(FakeBackend(), telemetry=True)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="conventions: '2' is not one of"):
         Telemetry(conventions="2")  # type: ignore[arg-type]

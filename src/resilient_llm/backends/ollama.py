@@ -25,8 +25,9 @@ from resilient_llm.backends._ollama_memory import Memory
 from resilient_llm.backends._ollama_mend import Mender
 from resilient_llm.backends._ollama_server import Server, unless_untold
 from resilient_llm.backends._ollama_silence import Loops, Question
+from resilient_llm.backends._user_client import UserTransport
 from resilient_llm.backends.base import Batches
-from resilient_llm.backends.http import OwnTransport, Transport, UserTransport
+from resilient_llm.backends.http import OwnTransport, Transport
 from resilient_llm.wire.ollama import OllamaCodec, same_model
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from resilient_llm._errors import FirstTokenTimeout, LLMError, StreamStalled
 
@@ -19,8 +18,7 @@ Mode = Literal["auto", "forced_open", "observe_only"]
 Role = Literal["normal", "probe"]
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """A breaker has changed its state at the instant `at`, for this reason.
 
     Attributes:
@@ -34,8 +32,7 @@ class Transition:
     slow: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerSnapshot:
+class BreakerSnapshot(NamedTuple):
     """What a breaker knows.
 
     Attributes:

@@ -24,8 +24,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from resilient_llm._errors import ConfigError, DeadlineUnattainable, LLMError, RateLimited
 from resilient_llm._fork import forgets
@@ -34,8 +33,7 @@ T = TypeVar("T")
 MINUTE = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class RateSnapshot:
+class RateSnapshot(NamedTuple):
     """How much of a minute is taken.
 
     Attributes:

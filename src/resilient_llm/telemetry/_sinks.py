@@ -14,13 +14,13 @@ from resilient_llm._events import BreakerChanged, ClientEvent
 from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry import _semconv_metrics as metrics
 from resilient_llm.telemetry._metrics import instruments
+from resilient_llm.telemetry._options import Telemetry
 from resilient_llm.telemetry._spans import CallTrace
 from resilient_llm.telemetry._targets import Target
 
 if TYPE_CHECKING:
     from resilient_llm._call import Call
     from resilient_llm._leg import Leg
-    from resilient_llm.telemetry._hub import Telemetry
 
 # Set by whoever wants silence: everywhere, or only of a second span for a call that has one (OpenTelemetry's own GenAI
 # helpers, OpenLLMetry). The first is no public name of the API.
@@ -34,9 +34,10 @@ class OpenSinks:
     """See `Sinks`."""
 
     def __init__(
-        self, options: Telemetry, tracers: TracerProvider, meters: MeterProvider, legs: Sequence[Leg],
+        self, options: Telemetry | None, tracers: TracerProvider, meters: MeterProvider, legs: Sequence[Leg],
         clock: Callable[[], float], *, counts: bool,
     ) -> None:  # fmt: skip
+        options = options or Telemetry()
         schema = metrics.CONVENTIONS[options.conventions].schema_url
         self.calls = tracers.get_tracer(names.SCOPE, schema_url=schema)
         self.attempts = tracers.get_tracer(names.ATTEMPTS_SCOPE, schema_url=schema)
