@@ -68,6 +68,7 @@ class LLMError(Exception):
         code: the server's own word for the error, if it had one.
         request_id: the server's id of the request, for its support.
         usage: the tokens that it cost all the same, where the server counted them.
+        spent: the tokens of all attempts of the call, as far as they were counted; `None` if there was no attempt.
         route: the name of the route that failed.
         attempts: every attempt of the call so far, in order.
     """
@@ -103,6 +104,12 @@ class LLMError(Exception):
         self.request_id = request_id
         self.route: str | None = None
         self.attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def spent(self) -> Usage | None:
+        """What the call has cost."""
+        each = [one.usage for one in self.attempts]
+        return sum(each[1:], each[0]) if each else None
 
     @property
     def message(self) -> str:

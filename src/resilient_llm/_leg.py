@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from resilient_llm._canary import Canary
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import (
     ConfigError,
@@ -177,8 +178,8 @@ class Leg:
         """A breaker that has opened sends its waiters away at once."""
         self.bulkhead.recheck(self._clock())
         suspect = getattr(self.backend, "suspect", None)
-        if suspect is not None and change.after == "open":
-            suspect()
+        if suspect is not None and change.slow:
+            suspect(Canary(self.breaker, self.bulkhead, self._clock))
         if self._tell is not None:
             self._tell(BreakerChanged(self.name, change.before, change.after, change.reason))
 

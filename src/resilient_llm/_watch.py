@@ -111,6 +111,10 @@ class Watch:
             self._arm(now)
         return now
 
+    def instant(self, seconds: float) -> float:
+        """The instant in so many seconds on the event loop's clock, for a scope of one's own."""
+        return self.clock() + self._offset + seconds
+
     def step(self) -> anyio.CancelScope:
         """A scope for one read of an open stream: only the time spent in reading counts against the gap limit."""
         self._ends = min(self.clock() + self.limits.between_tokens, self._deadline.at)

@@ -10,20 +10,26 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, NamedTuple
 
-from resilient_llm._errors import FirstTokenTimeout, LLMError
+from resilient_llm._errors import FirstTokenTimeout, LLMError, StreamStalled
 
+SILENT = (FirstTokenTimeout, StreamStalled)  # the server took a request, and what is missing are its tokens
 State = Literal["closed", "open", "half-open"]
 Mode = Literal["auto", "forced_open", "observe_only"]
 Role = Literal["normal", "probe"]
 
 
 class Transition(NamedTuple):
-    """A breaker has changed its state at the instant `at`, for this reason."""
+    """A breaker has changed its state at the instant `at`, for this reason.
+
+    Attributes:
+        slow: what opened it was silence, and not something that the server said.
+    """
 
     before: State
     after: State
     at: float
     reason: str
+    slow: bool = False
 
 
 class BreakerSnapshot(NamedTuple):
@@ -68,7 +74,7 @@ class Permit:
         self._hear((self, now, False, False, None))
 
     def failure(self, now: float, *, slow: bool = False, retry_after: float | None = None) -> None:
-        """The server failed; `slow` if it did so by giving no first token in time."""
+        """The server failed; `slow` if it did so by giving no token in time, be it the first or a later one."""
         self._hear((self, now, True, slow, retry_after))
 
     def slow(self, now: float) -> None:
@@ -81,13 +87,12 @@ class Permit:
 
     def judge(self, error: BaseException | None, now: float) -> None:
         """The verdict that an outcome amounts to. A caller's mistake is a success: the server answered."""
-        ours = isinstance(error, LLMError)
         fault = error.fault if isinstance(error, LLMError) else "backend" if isinstance(error, Exception) else None
         if error is None or fault == "caller":
             self.success(now)
         elif fault == "backend":
             hint = error.retry_after if isinstance(error, LLMError) else None
-            self.failure(now, slow=ours and isinstance(error, FirstTokenTimeout), retry_after=hint)
+            self.failure(now, slow=isinstance(error, SILENT), retry_after=hint)
         else:
             self.release()
 

@@ -243,7 +243,7 @@ class CircuitBreaker:
         wait = min(self.max_cooldown, self.cooldown * 2.0 ** min(self._reopened, 60))
         self._until = now + max(wait, min(retry_after or 0.0, LONGEST_HINT))
         self._reason = reason
-        self._move("open", now, reason)
+        self._move("open", now, reason, slow=slow)
 
     def _why_open(self, failed: bool) -> str | None:
         total = len(self._outcomes)
@@ -264,8 +264,8 @@ class CircuitBreaker:
         while len(outcomes) > self.window or now - outcomes[0][0] > OLDEST:
             self._failed -= outcomes.popleft()[1]
 
-    def _move(self, after: State, now: float, reason: str) -> None:
-        self._news.append(Transition(self._state, after, now, reason))
+    def _move(self, after: State, now: float, reason: str, *, slow: bool = False) -> None:
+        self._news.append(Transition(self._state, after, now, reason, slow))
         self._state = after
         self._generation += 1
         self._places, self._limit = [], 1.0

@@ -100,6 +100,11 @@ class ChatDecoder:
             self._frame(frame, events)
         return events
 
+    @property
+    def usage(self) -> Usage:
+        """What the server has counted so far: some do with every chunk."""
+        return Usage(**self._figures)  # type: ignore[arg-type]  # the names are those of `figures`
+
     def close(self) -> list[WireEvent]:
         """The last events.
 
@@ -269,7 +274,7 @@ class ChatDecoder:
         self._speak(*self._thinking.close(), events)
         raw = self._finish
         finish = meaning(raw or assumed)
-        usage = Usage(**self._figures)  # type: ignore[arg-type]  # the names are those of `figures`
+        usage = self.usage
         calls = self._calls.finish(cut=finish == "length", ended=raw is not None)
         degraded: list[Degraded] = [*self._degraded]
         if finish == "length":
