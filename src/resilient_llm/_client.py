@@ -17,7 +17,7 @@ from resilient_llm._call import Call
 from resilient_llm._catalog import models_of
 from resilient_llm._deadline import Clock
 from resilient_llm._engine import Engine
-from resilient_llm._errors import ClientClosed, LLMError
+from resilient_llm._errors import ClientClosed, ConfigError, LLMError
 from resilient_llm._events import Listener, teller
 from resilient_llm._explain import explain, snapshot
 from resilient_llm._health import health, warm_up
@@ -81,6 +81,8 @@ class AsyncClient:
         meter_provider: MeterProvider | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
+        if plan is not None and not callable(plan):
+            raise ConfigError(f"plan: a function is needed, not {type(plan).__name__}")
         Message.model_rebuild()  # if it is not built yet: in the first call it would hold up the event loop for 30 ms
         self._timeout = _deadline.seconds("timeout", timeout)
         self._limit = limit_of(local_only)

@@ -185,14 +185,12 @@ class CallTrace:
             self._refused(record)
             return
         self._sent = None
-        target, run = sent.target, self._run
-        assert run is not None
+        target = sent.target
         target.active.discard(sent)
         self._tell_news(target)
         outcome = summary.ENDED[event.outcome]
-        usage = summary.usage_of(run, record.error)
         if sent.span.is_recording():
-            sent.span.set_attributes(summary.of_attempt(sent, record, outcome, usage))
+            sent.span.set_attributes(summary.of_attempt(sent, record, outcome))
             if record.error is not None:
                 sent.span.set_status(Status(StatusCode.ERROR, summary.words(record.error)))
         sent.span.end(self._at(record.started + record.total))
@@ -202,9 +200,9 @@ class CallTrace:
         tell = self._sinks.instruments.record
         tell(metrics.ATTEMPT_DURATION, record.total - record.queue, labels)
         if event.outcome == "ok":
-            self._usage = usage if self._usage is summary.NOTHING else self._usage + usage
+            self._usage = record.usage if self._usage is summary.NOTHING else self._usage + record.usage
             return
-        for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
+        for kind, tokens in (("input", record.usage.input_tokens), ("output", record.usage.output_tokens)):
             if tokens:
                 tell(metrics.DISCARDED, tokens, {**target.labels, names.TOKEN_TYPE: kind, names.REASON: outcome})
 
