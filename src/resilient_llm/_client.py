@@ -24,7 +24,6 @@ from resilient_llm._given import doing
 from resilient_llm._health import health, warm_up
 from resilient_llm._hub import Hub
 from resilient_llm._leg import Leg, legs_from
-from resilient_llm._messages import Messages
 from resilient_llm._models import ModelInfo
 from resilient_llm._options import Asked, ChatOptions, chat_from, embed_from
 from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply, Space, Usage
@@ -32,7 +31,7 @@ from resilient_llm._route import Plan, Route, route_from
 from resilient_llm._run import Run
 from resilient_llm._stream import ChatStream
 from resilient_llm._typed import typed
-from resilient_llm._types import ChatRequest, EmbedRequest, Message
+from resilient_llm._types import ChatRequest, EmbedRequest, Message, Messages
 from resilient_llm._watch import Watch, aside
 from resilient_llm._zones import LocalOnly, ambient_limit, beyond, limit_of, strictest
 from resilient_llm.backends.base import Backend

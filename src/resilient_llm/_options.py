@@ -8,9 +8,8 @@ from functools import wraps
 from typing import Any, ParamSpec, TypedDict, TypeVar
 
 from resilient_llm._errors import ConfigError, LLMError
-from resilient_llm._messages import Messages, messages_from
 from resilient_llm._tools import ToolLike, tools_from
-from resilient_llm._types import ChatRequest, EmbedRequest, Reasoning, Request
+from resilient_llm._types import ChatRequest, EmbedRequest, Messages, Reasoning, Request, messages_from
 from resilient_llm._zones import LocalOnly
 
 P = ParamSpec("P")

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
 from resilient_llm._errors import ConfigError, LLMError
-from resilient_llm._given import doing, of
+from resilient_llm._given import of
 from resilient_llm._models import Price
 from resilient_llm._needs import NEEDS, Need
 from resilient_llm._types import Request, Zone
@@ -22,10 +22,9 @@ from resilient_llm.sentinels import OutputSentinel
 
 OnBreak = Literal["raise", "restart"]
 OnTruncation = Literal["warn", "fail"]
-# What makes an object fit for its place: the method that is asked for the decision.
-_VERBS = {
-    "retry": "delay", "budget": "draw", "breaker": "admit", "bulkhead": "acquire", "rate": "reserve", "guard": "fit",
-    "sentinel": "lookout",
+_VERBS = {  # anything that has it fits
+    "timeouts": "first_token", "retry": "delay", "budget": "draw", "breaker": "admit", "bulkhead": "acquire",
+    "rate": "reserve", "guard": "fit", "sentinel": "lookout",
 }  # fmt: skip
 
 
@@ -82,7 +81,7 @@ class Route:
     guard: ContextGuard | None = None
     sentinel: OutputSentinel | None = None
     streams: bool | None = None
-    falls_back_on: tuple[type[LLMError], ...] = ()
+    falls_back_on: Collection[type[LLMError]] = ()
     on_break: OnBreak = "raise"
     on_truncation: OnTruncation = "warn"
     tells_deadline: bool = False
@@ -97,12 +96,9 @@ class Route:
         if not callable(getattr(self.backend, "open", None)):
             raise ConfigError(f"backend: {type(self.backend).__name__} has no method open; see Backend")
         of(str, name=self.name, space=self.space)
-        of(Timeouts, timeouts=self.timeouts)
         of(bool, streams=self.streams, tells_deadline=self.tells_deadline, adapt=self.adapt)
-        for name, verb in _VERBS.items():
-            doing(verb, **{name: getattr(self, name)})
+        of(Collection, lacks=self.lacks)
         of(Price, price=self.price)
-        of(Collection, lacks=self.lacks, falls_back_on=self.falls_back_on)
         if self.zone not in (None, *get_args(Zone)):
             raise ConfigError(f"zone: {self.zone!r} is not one of machine, network, internet")
         if self.on_break not in get_args(OnBreak):
@@ -111,9 +107,21 @@ class Route:
             raise ConfigError(f"on_truncation: {self.on_truncation!r} is not one of warn, fail")
         if isinstance(self.lacks, str) or not set(self.lacks) <= set(NEEDS):
             raise ConfigError(f"lacks: {self.lacks!r} is not a collection of {', '.join(NEEDS)}")
-        for kind in self.falls_back_on:
-            if not (isinstance(kind, type) and issubclass(kind, LLMError)):
-                raise ConfigError(f"falls_back_on: {kind!r} is not a class of error of this library")
+        object.__setattr__(self, "lacks", tuple(self.lacks))
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        for name, verb in _VERBS.items():
+            part = getattr(self, name)
+            if part is not None and (isinstance(part, type) or not hasattr(part, verb)):
+                kind = type(self).__annotations__[name].removesuffix(" | None")
+                raise ConfigError(f"{name}: {part!r} is no {kind}")
+        kinds: Any = self.falls_back_on
+        given = tuple(kinds) if isinstance(kinds, (tuple, list, set, frozenset)) else (kinds,)
+        for one in given:
+            if not (isinstance(one, type) and issubclass(one, LLMError)):
+                raise ConfigError(f"falls_back_on: {one!r} is not a class of error of this library")
+        object.__setattr__(self, "falls_back_on", given)
 
     def __repr__(self) -> str:
         usual = {"on_break": "raise", "on_truncation": "warn"}

@@ -20,13 +20,13 @@ from resilient_llm._deadline import Clock, carried
 from resilient_llm._errors import ClientClosed, LLMError
 from resilient_llm._events import Listener
 from resilient_llm._fork import forgets
-from resilient_llm._messages import Messages
 from resilient_llm._models import ModelInfo
 from resilient_llm._options import ChatOptions
 from resilient_llm._portal import Errand, Portal
 from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply
 from resilient_llm._route import Plan, Route
 from resilient_llm._sync_stream import Stream
+from resilient_llm._types import Messages
 from resilient_llm._zones import LocalOnly
 from resilient_llm.backends.base import Backend
 

@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from resilient_llm._errors import ConfigError, ContextOverflow
-from resilient_llm._messages import messages_from
-from resilient_llm._types import ChatRequest, Message
+from resilient_llm._types import ChatRequest, Message, messages_from
 from resilient_llm.policies.tokens import TokenCounter, estimate_request, fits_surely
 
 ANSWER = 256  # tokens kept for the answer if the call does not say `max_tokens`
