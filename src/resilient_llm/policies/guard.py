@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from resilient_llm._errors import ConfigError, ContextOverflow
+from resilient_llm._numbers import shown, whole
 from resilient_llm._types import ChatRequest, Message, messages_from
 from resilient_llm.policies.tokens import TokenCounter, estimate_request, fits_surely
 
@@ -93,13 +94,13 @@ class ContextGuard:
 
     def __post_init__(self) -> None:
         for name, value, least in (("window", self.window, 1), ("reserve", self.reserve, 0)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ConfigError(f"{name}: {value!r} is not a whole number of {least} or more")
+            if value is not None:
+                whole(name, value, least)
         if self.window is not None and self.reserve is not None and self.reserve >= self.window:
             raise ConfigError(f"reserve: {self.reserve} tokens leave nothing of a window of {self.window}")
         for name, function in (("overflow", self.overflow), ("counter", self.counter)):
-            if function is not None and not callable(function):
-                raise ConfigError(f"{name}: a function is needed, not {type(function).__name__}")
+            if not callable(function) and not (name == "counter" and function is None):
+                raise ConfigError(f"{name}: {shown(function)} is not a function")
 
     def room(self, request: ChatRequest, window: int | None) -> tuple[int, int] | None:
         """Tokens that the prompt may have and those kept for the answer; `None` while nobody knows the window.
