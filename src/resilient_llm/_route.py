@@ -23,16 +23,10 @@ from resilient_llm.sentinels import OutputSentinel
 
 OnBreak = Literal["raise", "restart"]
 OnTruncation = Literal["warn", "fail"]
-_VERBS = {  # what makes a part one of its kind, so that one of the user's own may take its place
-    "timeouts": "first_token",
-    "retry": "delay",
-    "budget": "draw",
-    "breaker": "admit",
-    "bulkhead": "try_acquire",
-    "rate": "reserve",
-    "guard": "fit",
-    "sentinel": "lookout",
-}
+_VERBS = {  # anything that has it fits
+    "timeouts": "first_token", "retry": "delay", "budget": "draw", "breaker": "admit", "bulkhead": "acquire",
+    "rate": "reserve", "guard": "fit", "sentinel": "lookout",
+}  # fmt: skip
 _PLAIN: dict[str, tuple[type, ...]] = {
     "name": (str, NoneType), "space": (str, NoneType), "streams": (bool, NoneType), "tells_deadline": (bool,),
     "adapt": (bool,),
@@ -92,7 +86,7 @@ class Route:
     guard: ContextGuard | None = None
     sentinel: OutputSentinel | None = None
     streams: bool | None = None
-    falls_back_on: tuple[type[LLMError], ...] = ()
+    falls_back_on: Collection[type[LLMError]] = ()
     on_break: OnBreak = "raise"
     on_truncation: OnTruncation = "warn"
     tells_deadline: bool = False
@@ -106,39 +100,41 @@ class Route:
             object.__setattr__(self, "backend", backend_from(self.backend))
         if not callable(getattr(self.backend, "open", None)):
             raise ConfigError(f"backend: {type(self.backend).__name__} has no method open; see Backend")
-        for name, verb in _VERBS.items():
-            part = getattr(self, name)
-            if part is not None and (isinstance(part, type) or not hasattr(part, verb)):
-                raise ConfigError(f"{name}: {shown(part)} has no {verb}; see Route")
-        for name, allowed in _PLAIN.items():
-            given = getattr(self, name)
-            if not isinstance(given, allowed):
-                raise ConfigError(f"{name}: {shown(given)} is no {allowed[0].__name__}")
         if self.zone not in (None, *get_args(Zone)):
             raise ConfigError(f"zone: {shown(self.zone)} is not one of machine, network, internet")
         if self.on_break not in get_args(OnBreak):
             raise ConfigError(f"on_break: {shown(self.on_break)} is not one of raise, restart")
         if self.on_truncation not in get_args(OnTruncation):
             raise ConfigError(f"on_truncation: {shown(self.on_truncation)} is not one of warn, fail")
-        if not _several(self.lacks) or not all(need in NEEDS for need in self.lacks):
+        several = isinstance(self.lacks, (tuple, list, set, frozenset))
+        if not several or not all(need in NEEDS for need in self.lacks):
             raise ConfigError(f"lacks: {shown(self.lacks)} is not a collection of {', '.join(NEEDS)}")
         if self.price is not None and not isinstance(self.price, Price):
             raise ConfigError(f"price: {shown(self.price)} is not a Price")
-        kinds = self.falls_back_on if _several(self.falls_back_on) else (self.falls_back_on,)
-        for kind in kinds:
-            if not (isinstance(kind, type) and issubclass(kind, LLMError)):
-                raise ConfigError(f"falls_back_on: {shown(kind)} is not a class of error of this library")
-        object.__setattr__(self, "falls_back_on", tuple(kinds))
+        object.__setattr__(self, "lacks", tuple(self.lacks))
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        for name, verb in _VERBS.items():
+            part = getattr(self, name)
+            if part is not None and (isinstance(part, type) or not hasattr(part, verb)):
+                kind = type(self).__annotations__[name].removesuffix(" | None")
+                raise ConfigError(f"{name}: {shown(part)} is no {kind}")
+        for name, allowed in _PLAIN.items():
+            if not isinstance(getattr(self, name), allowed):
+                raise ConfigError(f"{name}: {shown(getattr(self, name))} is no {allowed[0].__name__}")
+        kinds: Any = self.falls_back_on
+        given = tuple(kinds) if isinstance(kinds, (tuple, list, set, frozenset)) else (kinds,)
+        for one in given:
+            if not (isinstance(one, type) and issubclass(one, LLMError)):
+                raise ConfigError(f"falls_back_on: {shown(one)} is not a class of error of this library")
+        object.__setattr__(self, "falls_back_on", given)
 
     def __repr__(self) -> str:
         usual = {"on_break": "raise", "on_truncation": "warn"}
         names = [name for name in self.__slots__ if name != "backend" and getattr(self, name) != usual.get(name)]
         given = [f"{name}={value!r}" for name in names if (value := getattr(self, name))]
         return f"Route({', '.join([repr(self.backend), *given])})"
-
-
-def _several(given: object) -> bool:
-    return isinstance(given, Collection) and not isinstance(given, (str, bytes))
 
 
 def backend_of(route: Route) -> Backend:

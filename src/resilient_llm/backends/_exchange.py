@@ -12,7 +12,7 @@ from resilient_llm._detached import Detached
 from resilient_llm._errors import LLMError, Malformed, ServerError
 from resilient_llm._replies import Usage
 from resilient_llm._watch import Watch
-from resilient_llm.backends._failures import blotted, classify, cut, hushed, told
+from resilient_llm.backends._failures import bare, blotted, classify, cut, hushed, told
 from resilient_llm.backends._inflate import inflater
 from resilient_llm.backends.http import Answer, Transport
 from resilient_llm.wire import Decoder, HTTPCall, WireEvent
@@ -159,9 +159,9 @@ class Exchange:
             if isinstance(error, LLMError) and error.request_id is None:
                 error.request_id = self.request_id
             raise cut(hushed(error, self._transport.secrets))
-        failed = classify(error, self._transport.origin, begun=begun)
+        failed = classify(error, self._transport.origin, begun=begun, theirs=self._transport.theirs)
         if failed is None:
-            raise error
+            raise bare(error)
         failed.request_id = self.request_id
         raise hushed(failed, self._transport.secrets) from failed.__cause__
 
@@ -182,7 +182,7 @@ class Exchange:
         except StopAsyncIteration:
             self._ended = True
         except Exception as broken:  # the answer is whole; how its connection ends is no matter
-            if classify(broken, self._transport.origin, begun=True) is None:
+            if classify(broken, self._transport.origin, begun=True, theirs=self._transport.theirs) is None:
                 raise
 
     async def _close(self) -> None:
@@ -209,7 +209,7 @@ async def _hang_up(pieces: object, body: AsyncIterable[bytes]) -> None:
 
 
 async def fetch(
-    transport: Transport, method: bytes, path: str, body: bytes, error: ErrorTable, watch: Watch, limit: float
+    transport: Transport, method: bytes, call: HTTPCall, error: ErrorTable, watch: Watch, limit: float
 ) -> bytes:
     """A small metadata call, whole, within `limit` seconds.
 
@@ -219,19 +219,21 @@ async def fetch(
     data = b""
     with anyio.move_on_after(limit) as scope:
         try:
-            answer = await transport.send(method, path, body, watch)
-            data = blotted(await _small(answer, path), transport.secrets)
-        except BaseException as failure:
+            answer = await transport.send(method, call.path, call.body, watch)
+            data = blotted(await _small(answer, call.path), transport.secrets)
+        except BaseException as failure:  # noqa: BLE001  # sorted and raised again
             if isinstance(failure, LLMError) or not isinstance(failure, Exception):
                 raise cut(failure)
-            failed = classify(failure, transport.origin, begun=False)
+            failed = classify(failure, transport.origin, begun=False, theirs=transport.theirs)
             if failed is None:
-                raise
+                raise bare(failure)
             raise failed from failed.__cause__
     if scope.cancelled_caught:
-        raise ServerError(f"no answer to {path} within {limit:g} s")
+        raise ServerError(f"no answer to {call.path} within {limit:g} s")
     if answer.status // 100 != 2:
-        raise hushed(error(answer.status, answer.headers(), data), transport.secrets)
+        refused = hushed(error(answer.status, answer.headers(), data), transport.secrets)
+        del data, answer  # an error's traceback shows the locals of this frame
+        raise refused
     return data
 
 

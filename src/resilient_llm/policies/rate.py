@@ -224,4 +224,5 @@ class RateLimit:
     def __repr__(self) -> str:
         limits = {"requests": self.requests_per_minute, "tokens": self.tokens_per_minute}
         given = " and ".join(f"{value:,} {name}" for name, value in limits.items() if value is not None)
-        return f"RateLimit({given} a minute, {self._tokens:,} tokens taken)"
+        taken = f", {self._tokens:,} tokens taken" if self.tokens_per_minute is not None else ""
+        return f"RateLimit({given} a minute{taken})"
