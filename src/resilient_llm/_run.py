@@ -125,7 +125,7 @@ class Run:
             left = say_left(min(deadline.at, deadline.ambient) - self.call.clock())
             self.watch.headers += tuple((name.encode(), value.encode()) for name, value in left.items())
         if isinstance(request, ChatRequest):
-            self.gathered.watched(leg.sentinel.lookout(request, leg.window))
+            self.gathered.watched(lambda: leg.sentinel.lookout(request, leg.window))
         return leg.backend.open(request, self.watch, stream=leg.streams)
 
     def check(self) -> None:
