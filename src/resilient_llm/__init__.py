@@ -48,6 +48,7 @@ from resilient_llm.policies.guard import ContextGuard, drop_oldest, refuse
 from resilient_llm.policies.rate import RateLimit
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.timeouts import Timeouts
+from resilient_llm.policies.tokens import TokenCounter
 
 __all__ = [
     "AllRoutesFailed",
@@ -93,6 +94,7 @@ __all__ = [
     "TextDelta",
     "Timeouts",
     "Timings",
+    "TokenCounter",
     "Tool",
     "ToolCall",
     "Usage",

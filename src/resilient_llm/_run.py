@@ -18,6 +18,7 @@ from resilient_llm._errors import (
     BackendFailed,
     ConnectFailed,
     ConnectTimeout,
+    ContextOverflow,
     DeadlineExceeded,
     DeadlineUnattainable,
     FirstTokenTimeout,
@@ -201,6 +202,8 @@ class Run:
         if failure is not None:
             failure.route = failure.route or self.leg.name
             failure.attempts = tuple(call.attempts)
+            if self.leg.trims(failure) and isinstance(failure, ContextOverflow) and isinstance(self.sent, ChatRequest):
+                call.refused[self.leg] = failure, self.sent
             if isinstance(failure, OutputInvalid) and self.gathered.done is not None:
                 failure.reply = reply_of(self)
             self.leg.failed(failure)
