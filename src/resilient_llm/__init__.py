@@ -4,6 +4,9 @@
 whole blocks of code. Errors live in `resilient_llm.errors`, fakes for tests in `resilient_llm.testing`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from resilient_llm._client import AsyncClient
 from resilient_llm._deadline import bind, deadline
 from resilient_llm._errors import (
@@ -40,8 +43,6 @@ from resilient_llm._types import ChatRequest, EmbedRequest, Image, Message, Tool
 from resilient_llm._warnings import OptionWarning, ReloadWarning
 from resilient_llm._zones import local_only
 from resilient_llm.backends.base import Backend
-from resilient_llm.backends.ollama import Ollama
-from resilient_llm.backends.openai import OpenAICompatible
 from resilient_llm.policies.breaker import CircuitBreaker
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, drop_oldest, refuse
@@ -49,6 +50,10 @@ from resilient_llm.policies.rate import RateLimit
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.timeouts import Timeouts
 from resilient_llm.policies.tokens import TokenCounter
+
+if TYPE_CHECKING:
+    from resilient_llm.backends.ollama import Ollama
+    from resilient_llm.backends.openai import OpenAICompatible
 
 __all__ = [
     "AllRoutesFailed",
@@ -104,3 +109,17 @@ __all__ = [
     "local_only",
     "refuse",
 ]
+
+# A backend comes with its first use: most programs need one of them, and each is a tenth of the import.
+_LATER = {"Ollama": "resilient_llm.backends.ollama", "OpenAICompatible": "resilient_llm.backends.openai"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

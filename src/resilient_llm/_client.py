@@ -17,10 +17,11 @@ from resilient_llm._call import Call
 from resilient_llm._catalog import models_of
 from resilient_llm._deadline import Clock
 from resilient_llm._engine import Engine
-from resilient_llm._errors import ClientClosed, LLMError
+from resilient_llm._errors import ClientClosed, ConfigError, LLMError
 from resilient_llm._events import Listener, teller
 from resilient_llm._explain import explain, snapshot
 from resilient_llm._health import health, warm_up
+from resilient_llm._hub import Hub
 from resilient_llm._leg import Leg, legs_from
 from resilient_llm._models import ModelInfo
 from resilient_llm._options import Asked, ChatOptions, chat_from, embed_from
@@ -34,12 +35,12 @@ from resilient_llm._watch import Watch, aside
 from resilient_llm._zones import LocalOnly, ambient_limit, beyond, limit_of, strictest
 from resilient_llm.backends.base import Backend
 from resilient_llm.policies.timeouts import DEADLINE_CHAT, DEADLINE_EMBED
-from resilient_llm.telemetry import Telemetry
-from resilient_llm.telemetry._hub import Hub
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+
+    from resilient_llm.telemetry import Telemetry
 
 T = TypeVar("T")
 BATCH = 256  # texts per embedding request: far below every server's limit, large enough to fill a GPU
@@ -80,6 +81,8 @@ class AsyncClient:
         meter_provider: MeterProvider | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
+        if plan is not None and not callable(plan):
+            raise ConfigError(f"plan: a function is needed, not {type(plan).__name__}")
         Message.model_rebuild()  # if it is not built yet: in the first call it would hold up the event loop for 30 ms
         self._timeout = _deadline.seconds("timeout", timeout)
         self._limit = limit_of(local_only)

@@ -68,6 +68,7 @@ class LLMError(Exception):
         code: the server's own word for the error, if it had one.
         request_id: the server's id of the request, for its support.
         usage: the tokens that it cost all the same, where the server counted them.
+        spent: the tokens of all attempts of the call, as far as they were counted; `None` if there was no attempt.
         route: the name of the route that failed.
         attempts: every attempt of the call so far, in order.
     """
@@ -105,6 +106,12 @@ class LLMError(Exception):
         self.attempts: tuple[Attempt, ...] = ()
 
     @property
+    def spent(self) -> Usage | None:
+        """What the call has cost."""
+        each = [one.usage for one in self.attempts]
+        return sum(each[1:], each[0]) if each else None
+
+    @property
     def message(self) -> str:
         """What happened, in words, without the name of the route."""
         return str(self.args[0]) if self.args else ""
@@ -117,7 +124,7 @@ class LLMError(Exception):
         for name in ("route", "status", "code", "retry_after", *self._extra):
             value = getattr(self, name)
             if value is not None and value is not False and value != ():
-                facts.append(f"{name}={value!r}")
+                facts.append(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(facts)})"
 
 

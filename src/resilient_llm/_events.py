@@ -5,14 +5,14 @@ Rules of the file:
   2. It is told after the fact, synchronously, in the order in which things happened: by the thread and the task that
      did it, and by a finaliser where a stream was dropped. A listener returns soon and waits for nothing.
   3. A listener that raises is logged and changes nothing.
+  4. They are named tuples: twelve frozen dataclasses would take 3 ms of the import.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._replies import Attempt, AttemptKind, Degraded
@@ -22,8 +22,7 @@ Outcome = Literal["ok", "failed", "cancelled", "left"]
 log = logging.getLogger("resilient_llm")
 
 
-@dataclass(frozen=True, slots=True)
-class CallStarted:
+class CallStarted(NamedTuple):
     """A call begins.
 
     Attributes:
@@ -36,8 +35,7 @@ class CallStarted:
     tags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptStarted:
+class AttemptStarted(NamedTuple):
     """An attempt begins, with its place in the queue. `number` counts from 1 over the whole call."""
 
     call: int
@@ -46,8 +44,7 @@ class AttemptStarted:
     kind: AttemptKind
 
 
-@dataclass(frozen=True, slots=True)
-class FirstToken:
+class FirstToken(NamedTuple):
     """The first content or reasoning has arrived, `seconds` after the call began."""
 
     call: int
@@ -56,8 +53,7 @@ class FirstToken:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEnded:
+class AttemptEnded(NamedTuple):
     """An attempt is over; a refusal that sent nothing is one, too. Each that started is told of once.
 
     Attributes:
@@ -69,8 +65,7 @@ class AttemptEnded:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPlanned:
+class RetryPlanned(NamedTuple):
     """The same route is tried again, `wait` seconds from now."""
 
     call: int
@@ -79,8 +74,7 @@ class RetryPlanned:
     error: LLMError
 
 
-@dataclass(frozen=True, slots=True)
-class FellBack:
+class FellBack(NamedTuple):
     """The call goes on from the route `before` to the route `after`."""
 
     call: int
@@ -89,8 +83,7 @@ class FellBack:
     error: LLMError
 
 
-@dataclass(frozen=True, slots=True)
-class PromptTrimmed:
+class PromptTrimmed(NamedTuple):
     """The guard's rule left so many of the messages. A refusal is an `AttemptEnded` with `ContextOverflow`."""
 
     call: int
@@ -99,8 +92,7 @@ class PromptTrimmed:
     left: int
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerDegraded:
+class AnswerDegraded(NamedTuple):
     """The answer is whole and less than what was asked for, in these ways; see `reply.degraded`."""
 
     call: int
@@ -109,8 +101,7 @@ class AnswerDegraded:
     degraded: tuple[Degraded, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CallEnded:
+class CallEnded(NamedTuple):
     """A call is over.
 
     Attributes:
@@ -127,8 +118,7 @@ class CallEnded:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class RoutePutAside:
+class RoutePutAside(NamedTuple):
     """The route is tried last for so many seconds (429, quota, no such model)."""
 
     route: str
@@ -136,8 +126,7 @@ class RoutePutAside:
     error: LLMError
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerChanged:
+class BreakerChanged(NamedTuple):
     """The breaker of this route has changed its state."""
 
     route: str
@@ -146,8 +135,7 @@ class BreakerChanged:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SlotsChanged:
+class SlotsChanged(NamedTuple):
     """The origin of this route may have so many attempts in flight now: it throttled us, or was fine for a while."""
 
     route: str

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from resilient_llm._canary import Canary
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import (
     ConfigError,
@@ -152,7 +153,7 @@ class Leg:
 
     def goes_on(self, error: LLMError) -> bool:
         """Whether the next route is tried after this one failed like that."""
-        return error.falls_back or isinstance(error, self.route.falls_back_on)
+        return error.falls_back or isinstance(error, tuple(self.route.falls_back_on))
 
     def failed(self, error: LLMError) -> None:
         """Takes note of what puts the route aside."""
@@ -187,8 +188,8 @@ class Leg:
         """A breaker that has opened sends its waiters away at once."""
         self.bulkhead.recheck(self._clock())
         suspect = getattr(self.backend, "suspect", None)
-        if suspect is not None and change.after == "open":
-            suspect()
+        if suspect is not None and change.slow:
+            suspect(Canary(self.breaker, self.bulkhead, self._clock))
         if self._tell is not None:
             self._tell(BreakerChanged(self.name, change.before, change.after, change.reason))
 

@@ -100,6 +100,7 @@ class Done:
         load: seconds that the server spent on loading the model, as far as it says.
         server_queue: seconds in the server's own queue, as far as its figures tell.
         remote: the server handed the request on to another host.
+        response_id: the server's id of the answer, by which its own logs and dashboards find it.
     """
 
     finish_reason: FinishReason = "stop"
@@ -111,6 +112,7 @@ class Done:
     load: float | None = None
     server_queue: float | None = None
     remote: bool = False
+    response_id: str | None = field(default=None, compare=False)
 
 
 Event = TextDelta | ReasoningDelta | ToolCall | Restarted | Done
@@ -142,6 +144,7 @@ class Attempt:
         load: seconds until the model was in memory; `None` where that was not asked.
         first_token: seconds from sending to the first token; `None` if none came.
         total: seconds from `started` to its end, the queue included.
+        usage: the tokens that its server counted, whether it answered or failed; it may have failed before it did.
     """
 
     route: str
@@ -154,6 +157,7 @@ class Attempt:
     load: float | None
     first_token: float | None
     total: float
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +212,7 @@ class ChatReply:
         reasoning: what it thought first, if the server shows it.
         tool_calls: the calls that it wants made. A call that was cut off by the token limit is not among them.
         finish_reason: why it ended; `length` is also in `degraded`.
+        usage: the tokens of this answer; `spent` are those of all attempts.
         model: as the server names it.
         route: the name of the route that answered.
         attempts: every attempt of the call, in order; the last one answered.
@@ -233,6 +238,11 @@ class ChatReply:
         """The answer as a message, to be put into the history of the next call."""
         return Message("assistant", self.text, reasoning=self.reasoning, tool_calls=self.tool_calls, route=self.route)
 
+    @property
+    def spent(self) -> Usage:
+        """The tokens of all attempts, those that failed among them, as far as their servers counted."""
+        return sum((one.usage for one in self.attempts), Usage())
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.text)} chars, {self.route}, {describe(self.attempts)})"
 
@@ -246,7 +256,10 @@ class ParsedReply(ChatReply, Generic[T]):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EmbedReply:
-    """Vectors, one for each text, in order. `space` says which other vectors they may be compared with."""
+    """Vectors, one for each text, in order. `space` says which other vectors they may be compared with.
+
+    `usage` are the tokens of what answered, `spent` those of all attempts.
+    """
 
     vectors: Sequence[Sequence[float]]
     model: str
@@ -254,6 +267,11 @@ class EmbedReply:
     usage: Usage
     route: str
     attempts: tuple[Attempt, ...]
+
+    @property
+    def spent(self) -> Usage:
+        """The tokens of all attempts, those that failed among them, as far as their servers counted."""
+        return sum((one.usage for one in self.attempts), Usage())
 
     def __repr__(self) -> str:
         size = f"{len(self.vectors)} vectors of {self.space.dimensions}"

@@ -11,9 +11,6 @@ from resilient_llm._models import Price
 from resilient_llm._needs import NEEDS, Need
 from resilient_llm._types import Request, Zone
 from resilient_llm.backends.base import Backend
-from resilient_llm.backends.ollama import Ollama
-from resilient_llm.backends.openai import OpenAICompatible
-from resilient_llm.backends.providers import PROVIDERS
 from resilient_llm.policies.breaker import CircuitBreaker
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard
@@ -24,6 +21,10 @@ from resilient_llm.sentinels import OutputSentinel
 
 OnBreak = Literal["raise", "restart"]
 OnTruncation = Literal["warn", "fail"]
+_VERBS = {  # anything that has it fits
+    "timeouts": "first_token", "retry": "delay", "budget": "draw", "breaker": "admit", "bulkhead": "acquire",
+    "rate": "reserve", "guard": "fit", "sentinel": "lookout",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Route:
     guard: ContextGuard | None = None
     sentinel: OutputSentinel | None = None
     streams: bool | None = None
-    falls_back_on: tuple[type[LLMError], ...] = ()
+    falls_back_on: Collection[type[LLMError]] = ()
     on_break: OnBreak = "raise"
     on_truncation: OnTruncation = "warn"
     tells_deadline: bool = False
@@ -103,9 +104,21 @@ class Route:
             raise ConfigError(f"lacks: {self.lacks!r} is not a collection of {', '.join(NEEDS)}")
         if self.price is not None and not isinstance(self.price, Price):
             raise ConfigError(f"price: {self.price!r} is not a Price")
-        for kind in self.falls_back_on:
-            if not (isinstance(kind, type) and issubclass(kind, LLMError)):
-                raise ConfigError(f"falls_back_on: {kind!r} is not a class of error of this library")
+        object.__setattr__(self, "lacks", tuple(self.lacks))
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        for name, verb in _VERBS.items():
+            part = getattr(self, name)
+            if part is not None and (isinstance(part, type) or not hasattr(part, verb)):
+                kind = type(self).__annotations__[name].removesuffix(" | None")
+                raise ConfigError(f"{name}: {part!r} is no {kind}")
+        kinds: Any = self.falls_back_on
+        given = tuple(kinds) if isinstance(kinds, (tuple, list, set, frozenset)) else (kinds,)
+        for one in given:
+            if not (isinstance(one, type) and issubclass(one, LLMError)):
+                raise ConfigError(f"falls_back_on: {one!r} is not a class of error of this library")
+        object.__setattr__(self, "falls_back_on", given)
 
     def __repr__(self) -> str:
         usual = {"on_break": "raise", "on_truncation": "warn"}
@@ -131,8 +144,14 @@ def backend_from(text: str) -> Backend:
     """
     prefix, colon, model = text.partition(":")
     if prefix == "ollama" and model:
+        from resilient_llm.backends.ollama import Ollama
+
         return Ollama(model)
+    from resilient_llm.backends.providers import PROVIDERS
+
     if prefix in PROVIDERS and model:
+        from resilient_llm.backends.openai import OpenAICompatible
+
         provider = PROVIDERS[prefix]
         if prefix == "openai":
             return OpenAICompatible(model, name=text)

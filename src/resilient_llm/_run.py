@@ -23,6 +23,7 @@ from resilient_llm._errors import (
     DeadlineUnattainable,
     FirstTokenTimeout,
     LLMError,
+    LoadTimeout,
     OutputInvalid,
     Overloaded,
     RateLimited,
@@ -32,12 +33,13 @@ from resilient_llm._errors import (
 from resilient_llm._events import AttemptEnded, AttemptStarted, FirstToken, SlotsChanged
 from resilient_llm._gathered import Gathered
 from resilient_llm._leg import Leg
-from resilient_llm._replies import Attempt, AttemptKind
+from resilient_llm._replies import Attempt, AttemptKind, Usage
 from resilient_llm._types import ChatRequest, Request
 from resilient_llm._watch import Watch
 from resilient_llm.backends.base import Batches
 from resilient_llm.policies._admission import Admission, Ticket
-from resilient_llm.policies.breaker import Permit
+from resilient_llm.policies._permits import SILENT, Permit
+from resilient_llm.policies.breaker import SLOW
 from resilient_llm.policies.bulkhead import Slot
 from resilient_llm.wire import WireEvent
 from resilient_llm.wire._patience import say_left
@@ -45,7 +47,8 @@ from resilient_llm.wire._patience import say_left
 T = TypeVar("T")
 THROTTLES = (RateLimited, Overloaded)  # a server's way of saying that there is too much at once
 UNSENT = (ConnectFailed, ConnectTimeout, Rejected)  # the server has not counted it
-SLOW = 5.0  # seconds without an event after which an attempt that someone cuts says something about the server
+LIMITS = (ConnectTimeout, LoadTimeout, FirstTokenTimeout)  # nobody's fault where the deadline left no more than that
+NOTHING = Usage()
 log = logging.getLogger("resilient_llm")
 
 
@@ -102,7 +105,7 @@ class Run:
             raise DeadlineUnattainable(
                 f"the server said to come back in {wait:.3g} s, but {left:.3g} s are left", retry_after=wait
             )
-        admission = Admission(leg.breaker, leg.rate, tokens, by)
+        admission = Admission(leg.breaker, leg.rate, tokens, by, waits=not reserve)
         self.slot = leg.bulkhead.try_acquire(admission.take, now)
         if self.slot is None:
             try:
@@ -141,7 +144,9 @@ class Run:
         try:
             self.output = check("".join(self.gathered.texts))
         except OutputInvalid as error:
-            error.retryable = done.finish_reason != "length"  # the same limit would cut the next one, too
+            if done.finish_reason == "length":
+                error.retryable = False  # the same limit would cut the next one, too
+                error.args = (f"{error.message} (the limit of tokens cut it off)",)
             raise
 
     def first_token(self, batch: Sequence[WireEvent]) -> None:
@@ -194,6 +199,8 @@ class Run:
             self.slot = None
         call = self.call
         record = self._record(failure, now)
+        if failure is not None and failure.usage is None and record.usage != NOTHING:
+            failure.usage = record.usage
         if error is None or failure is not None or self.heard is not None:
             call.attempts.append(record)
         if call.tell is not None:
@@ -212,15 +219,16 @@ class Run:
     def _judge(self, permit: Permit, error: BaseException | None, now: float) -> None:
         """What the attempt says about the server's health."""
         fault = error.fault if isinstance(error, LLMError) else None
-        cut = error is not None and (isinstance(error, DeadlineExceeded) or not isinstance(error, LLMError))
+        in_a_hurry = isinstance(error, DeadlineExceeded) or (isinstance(error, LIMITS) and fault is None)
+        cut = error is not None and (in_a_hurry or not isinstance(error, LLMError))
         if error is None or fault == "caller":
             permit.success(now)
         elif fault == "backend" and isinstance(error, LLMError):
-            permit.failure(now, slow=isinstance(error, FirstTokenTimeout), retry_after=error.retry_after)
+            permit.failure(now, slow=isinstance(error, SILENT), retry_after=error.retry_after)
         elif cut and self.heard is not None and now - self.heard < SLOW:
             permit.success(now)  # it was answering when the caller left
-        elif cut and self.watch is not None and self.watch.phase != "load" and now - self._silent_since() >= SLOW:
-            permit.slow(now)
+        elif cut and self.watch is not None and self.watch.phase != "load":
+            permit.slow(now, since=self._silent_since())
         else:
             permit.release()
 
@@ -235,17 +243,22 @@ class Run:
         if after != before and before is not None and after is not None and self.call.tell is not None:
             self.call.tell(SlotsChanged(self.leg.name, before, after))
         if slot.held.reservation is not None and not isinstance(error, UNSENT):
-            slot.held.reservation.settle(self._used(), now)
+            usage = self._usage(error)
+            counted = usage.input_tokens
+            slot.held.reservation.settle(None if counted is None else counted + (usage.output_tokens or 0), now)
 
-    def _used(self) -> int | None:
-        """Tokens that the server counted, as far as it says."""
+    def _usage(self, error: BaseException | None) -> Usage:
+        """The tokens that the server counted, as far as it said before the end."""
+        if isinstance(error, LLMError) and error.usage is not None:
+            return error.usage
         said = self.gathered.done or self.gathered.vectors
-        if said is None or said.usage.input_tokens is None:
-            return None
-        return said.usage.input_tokens + (said.usage.output_tokens or 0)
+        if said is not None:
+            return said.usage
+        return getattr(self.batches, "usage", None) or NOTHING
 
     def _silent_since(self) -> float:
-        return self.heard if self.heard is not None else self.begun + self.queue
+        loaded = self.watch.spent.get("load", 0.0)  # a model that is being loaded is not silent
+        return self.heard if self.heard is not None else self.begun + self.queue + loaded
 
     def _record(self, error: LLMError | None, now: float) -> Attempt:
         spent = self.watch.spent if self.watch is not None else {}
@@ -260,6 +273,7 @@ class Run:
             load=spent.get("load"),
             first_token=spent.get("first_token") if self.heard is not None else None,
             total=now - self.begun,
+            usage=self._usage(error),
         )
 
     @property

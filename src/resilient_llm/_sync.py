@@ -29,11 +29,12 @@ from resilient_llm._sync_stream import Stream
 from resilient_llm._types import Messages
 from resilient_llm._zones import LocalOnly
 from resilient_llm.backends.base import Backend
-from resilient_llm.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+
+    from resilient_llm.telemetry import Telemetry
 
 T = TypeVar("T")
 

@@ -111,6 +111,10 @@ class Watch:
             self._arm(now)
         return now
 
+    def instant(self, seconds: float) -> float:
+        """The instant in so many seconds on the event loop's clock, for a scope of one's own."""
+        return self.clock() + self._offset + seconds
+
     def step(self) -> anyio.CancelScope:
         """A scope for one read of an open stream: only the time spent in reading counts against the gap limit."""
         self._ends = min(self.clock() + self.limits.between_tokens, self._deadline.at)
@@ -127,7 +131,8 @@ class Watch:
         if self.phase != "stream" and self._ends - self._since < limit * 0.999:
             return _LATE[self.phase](
                 f"{_WHAT[self.phase]} within {self._ends - self._since:.3g} s"
-                f" (of its {limit:.3g} s: {self._reserve:.3g} s are kept for the next route)"
+                f" (of its {limit:.3g} s: {self._reserve:.3g} s are kept for the next route)",
+                fault="nobody",  # the caller had no more time, which says nothing about the server
             )
         return _LATE[self.phase](f"{_WHAT[self.phase]} within {limit:.3g} s")
 

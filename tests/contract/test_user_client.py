@@ -5,6 +5,8 @@ What the same client does with answers is in `test_answers`, its pool, its loop 
 
 from __future__ import annotations
 
+import errno
+import os
 import traceback
 from collections.abc import AsyncIterator
 from types import ModuleType
@@ -16,6 +18,7 @@ import pytest
 
 from resilient_llm import AsyncClient, Client, ConfigError, LLMError, Ollama, Retry, Route, StreamInterrupted
 from resilient_llm.errors import (
+    AuthFailed,
     BadRequest,
     ConnectFailed,
     ConnectTimeout,
@@ -23,9 +26,10 @@ from resilient_llm.errors import (
     Malformed,
     NoEligibleRoute,
     Overloaded,
+    RateLimited,
     StreamStalled,
 )
-from resilient_llm.testing import FakeOllama, FakeOpenAI, FakeServer, cut, error_line, say, status
+from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, FakeServer, cut, error_line, say, status
 
 from .conftest import KEY, MODEL, UPSTREAM, Provider, backend_to
 
@@ -127,6 +131,94 @@ async def test_every_failure_of_the_library_has_a_type(library: Any, name: str, 
         assert caught.value.partial == "hel"
     if name == "PoolTimeout" and not begun:
         assert caught.value.fault is None
+
+
+@pytest.mark.parametrize("library", [httpx2, httpx, None], ids=["httpx2", "httpx", "ours"])
+async def test_why_there_is_no_connection_is_told_in_the_words_of_the_system(library: Any) -> None:
+    with FakeOllama() as server:
+        server.stop_listening()
+        http = library.AsyncClient() if library is not None else None
+        llm = AsyncClient(Route(Ollama("llama3.2", base_url=server.url, http_client=http), retry=Retry(attempts=1)))
+        with pytest.raises(ConnectFailed) as caught:
+            await llm.chat("hi")
+        if http is not None:
+            await http.aclose()
+    assert caught.value.message == f"no connection to {server.url}: {os.strerror(errno.ECONNREFUSED)}"
+
+
+async def test_a_name_with_several_addresses_tells_of_each_once() -> None:
+    refused, unreachable = OSError(errno.ECONNREFUSED, "no"), OSError(errno.EHOSTUNREACH, "no")
+    failed = OSError("All connection attempts failed")
+    failed.__cause__ = ExceptionGroup("several", [refused, unreachable, refused])
+    error = httpx2.ConnectError(str(failed))
+    error.__cause__ = failed
+    async with httpx2.AsyncClient(transport=Failing(httpx2, error, begun=False).transport()) as http:
+        llm = AsyncClient(Route(backend_to("openai", "http://fake.test/v1", http_client=http), retry=Retry(attempts=1)))
+        with pytest.raises(ConnectFailed) as caught:
+            await llm.chat("hi")
+    both = f"{os.strerror(errno.ECONNREFUSED)}, {os.strerror(errno.EHOSTUNREACH)}"
+    assert caught.value.message == f"no connection to http://fake.test:80: {both}"
+
+
+def raised(library: ModuleType) -> list[Exception]:
+    """What hooks, authentications and transports of a user's may raise: the library's oddities, and bugs of his."""
+    odd = [library.StreamClosed(), library.ResponseNotRead(), library.CookieConflict("c"), library.InvalidURL("u")]
+    return [*odd, KeyError("token"), RuntimeError("weird"), UnicodeEncodeError("ascii", "a", 0, 1, "no")]
+
+
+@LIBRARIES
+@pytest.mark.parametrize("begun", [False, True], ids=["before", "within"])
+async def test_whatever_the_users_client_raises_is_typed_and_the_next_route_answers(library: Any, begun: bool) -> None:
+    for error in raised(library):
+        async with library.AsyncClient(transport=Failing(library, error, begun=begun).transport()) as http:
+            backend = backend_to("openai", "http://fake.test/v1", http_client=http)
+            alone = AsyncClient(Route(backend, retry=Retry(attempts=1)))
+            with pytest.raises(LLMError) as caught:
+                await alone.chat(PROMPT)
+            failed = caught.value
+            if not isinstance(error, library.InvalidURL):  # that one is in the address
+                assert isinstance(failed, StreamInterrupted if begun else ConnectFailed)
+                assert f"the http_client raised {type(error).__name__}" in failed.message
+                second = AsyncClient(Route(backend, retry=Retry(attempts=1)), FakeBackend(say("elsewhere")))
+                assert (await second.chat(PROMPT)).text == "elsewhere"
+            assert error.__traceback__ is None  # its frames hold the request
+            stack = traceback.TracebackException.from_exception(failed, capture_locals=True).stack
+            ours = [frame.locals for frame in stack if "/tests/" not in frame.filename]
+            assert PROMPT not in str(ours)
+
+
+@LIBRARIES
+async def test_a_hook_that_reads_the_answer_or_judges_its_status_is_no_harm(library: Any, provider: Provider) -> None:
+    async def read(response: Any) -> None:
+        await response.aread()
+
+    async def judge(response: Any) -> None:
+        response.raise_for_status()
+
+    for hooks in ([read], [judge], [read, judge]):
+        with fake(provider, say("hel", "lo"), status(401, "no"), status(429, headers={"Retry-After": "7"})) as server:
+            async with library.AsyncClient(event_hooks={"response": hooks}) as http:
+                backend = backend_to(provider, server.url, http_client=http)
+                llm = AsyncClient(Route(backend, retry=Retry(attempts=1)), timeout=5)
+                assert (await llm.chat("hi")).text == "hello"
+                with pytest.raises(AuthFailed) as refused:
+                    await llm.chat("hi")
+                assert refused.value.status == 401
+                with pytest.raises(RateLimited) as throttled:
+                    await llm.chat("hi")
+                assert throttled.value.retry_after == 7
+
+
+@LIBRARIES
+async def test_a_proxy_of_the_users_is_asked_and_no_other(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy is told the whole address, which nobody could look up."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with FakeOpenAI(status(403)) as proxy:
+        async with library.AsyncClient(proxy=proxy.url.removesuffix("/v1")) as http:
+            llm = AsyncClient(backend_to("openai", "http://nowhere.invalid/v1", http_client=http))
+            with pytest.raises(LLMError):
+                await llm.chat("hi")
+        assert proxy.requests[0].path == "http://nowhere.invalid/v1/chat/completions"
 
 
 BROKEN = {

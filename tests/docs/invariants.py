@@ -61,7 +61,6 @@ INVARIANTS = {
 NOTHING_TO_HOLD = {
     33: "There is no hedging: a call has one attempt at a time.",
     37: "There is no cache.",
-    44: "A failed attempt tells its tokens (`error.usage`) only where its server counted them: there is no sum.",
 }
 _HEAD = """\
 # What always holds, and where that is shown

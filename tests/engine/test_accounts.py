@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from resilient_llm import (
     AsyncClient,
@@ -19,10 +22,10 @@ from resilient_llm import (
     Timings,
     Usage,
 )
-from resilient_llm.errors import RateLimited, ServerError
-from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, say, status
+from resilient_llm.errors import EmptyReply, OutputInvalid, RateLimited, ServerError, StreamInterrupted
+from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, cut, ends, fail, raw, say, status
 
-from .kit import REAL, Ask, client, error_of
+from .kit import REAL, Ask, VirtualLoop, client, error_of, unlimited
 
 pytestmark = pytest.mark.anyio
 
@@ -101,6 +104,97 @@ async def test_the_usage_and_the_way_it_is_degraded(ask: Ask) -> None:
     reply = await ask(client(backend))
     assert reply.usage == Usage(5, 2, cached_tokens=3)
     assert (reply.finish_reason, reply.degraded) == ("length", ("cut_at_length",))
+
+
+COUNTS = st.builds(Usage, st.integers(1, 500), st.integers(0, 500))
+WAYS = st.one_of(
+    COUNTS.map(lambda counted: (counted, say("no number", usage=counted))),  # not of the type: asked for once more
+    COUNTS.map(lambda counted: (counted, say(usage=counted))),  # nothing was said: asked for once more
+    COUNTS.map(lambda counted: (counted, say("4", "2", usage=counted))),  # an answer
+    st.sampled_from([fail(ServerError("no")), fail(ServerError("no"), after=["4"]), cut("4"), ends("4")]).map(
+        lambda step: (Usage(), step)  # the server went down before it had counted
+    ),
+)
+
+
+@pytest.mark.invariant(44)
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(WAYS, min_size=1, max_size=5), min_size=1, max_size=3))
+def test_what_was_used_and_what_was_wasted_add_up_to_what_the_servers_counted(
+    scripts: list[list[tuple[Usage, Any]]],
+) -> None:
+    async def work() -> None:
+        backends = [
+            FakeBackend(*(step for _, step in script), name=str(number)) for number, script in enumerate(scripts)
+        ]
+        routes = [Route(one, budget=unlimited(), falls_back_on=(OutputInvalid,)) for one in backends]
+        try:
+            reply: Any = await client(*routes).parse("hi", int)
+        except Exception as error:
+            reply, used = error, Usage()
+        else:
+            used = reply.usage
+        counted = Usage()
+        for backend, script in zip(backends, scripts, strict=True):
+            for number in range(backend.opened):
+                counted += script[min(number, len(script) - 1)][0]  # the last step repeats
+        wasted = sum((one.usage for one in reply.attempts if one.error is not None), Usage())
+        assert reply.spent == counted
+        assert used + wasted == counted
+
+    loop = VirtualLoop()
+    try:
+        loop.run_until_complete(work())
+    finally:
+        loop.close()
+
+
+@pytest.mark.invariant(44)
+@REAL
+async def test_over_the_wire_a_call_tells_what_it_cost_in_all(ask: Ask) -> None:
+    answered = Usage(7, 1, cached_tokens=0, reasoning_tokens=0)
+    with FakeOllama(say(usage=Usage(9))) as near, FakeOpenAI(status(503), say("yes", usage=Usage(7, 1))) as far:
+        local = Route(Ollama("llama3.2", base_url=near.url), budget=unlimited())
+        hosted = Route(OpenAICompatible("m", base_url=far.url, api_key="k"), budget=unlimited())
+        async with AsyncClient(local, hosted) as llm:
+            reply = await ask(llm)
+        assert [one.usage for one in reply.attempts] == [Usage(9), Usage(9), Usage(), answered]
+        assert (reply.usage, reply.spent) == (answered, Usage(9) + Usage(9) + answered)
+        async with AsyncClient(local) as llm:
+            error = await error_of(ask(llm), EmptyReply)
+        assert (error.usage, error.spent) == (Usage(9), Usage(18))
+
+
+@REAL
+async def test_what_a_server_counts_with_every_piece_is_known_though_its_answer_breaks_off(ask: Ask) -> None:
+    chunks = [
+        {"model": "m", "choices": [{"index": 0, "delta": {"content": "a"}}], "usage": _usage(7, 1)},
+        {"model": "m", "choices": [{"index": 0, "delta": {"content": "b"}}], "usage": _usage(7, 2)},
+    ]
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    with FakeOpenAI(raw((head + body).encode())) as server:
+        backend = OpenAICompatible("m", base_url=server.url, api_key="k")
+        async with AsyncClient(Route(backend, retry=Retry(attempts=1))) as llm:
+            error = await error_of(ask(llm), StreamInterrupted)
+    assert error.partial == "ab"
+    assert error.usage == error.spent == Usage(7, 2)
+
+
+def _usage(prompt: int, answer: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": answer}
+
+
+async def test_a_call_that_was_never_tried_has_spent_nothing() -> None:
+    error = await error_of(client(Route(FakeBackend(), zone="internet")).chat("hi", local_only=True))
+    assert error.spent is None
+
+
+async def test_an_embedding_tells_what_all_its_parts_cost() -> None:
+    backend = FakeBackend(say(usage=Usage(5)), fail(ServerError("no")), say(usage=Usage(3)))
+    reply = await client(Route(backend, budget=unlimited())).embed(["a"] * 300)
+    assert (reply.usage, reply.spent) == (Usage(8), Usage(8))
+    assert [one.usage for one in reply.attempts] == [Usage(5), Usage(), Usage(3)]
 
 
 async def test_the_reply_goes_into_the_history_of_the_next_call(ask: Ask) -> None:

@@ -66,7 +66,12 @@ async def test_a_window_that_the_server_tells_holds_for_the_calls_that_follow() 
         ({"owned_by": "llamacpp", "meta": None}, None, "/props", {"default_generation_settings": {"n_ctx": 512}}),
         ({}, "llamacpp", "/props", {"default_generation_settings": {"n_ctx": 512}}),
         ({}, "tgi", "/info", {"max_total_tokens": 512, "max_input_tokens": 500}),
-        ({}, "lmstudio", "/api/v0/models", {"data": [{"id": "m", "loaded_context_length": 512}]}),
+        (
+            {},
+            "lmstudio",
+            "/api/v1/models",
+            {"models": [{"key": "m", "loaded_instances": [{"config": {"context_length": 512}}]}]},
+        ),
     ],
 )
 async def test_a_window_that_stands_elsewhere_is_found(

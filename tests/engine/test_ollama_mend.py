@@ -1,81 +1,335 @@
-"""A wedged runner: found by one token, mended step by step, and never at the cost of an answer that is coming."""
+"""A wedged runner: found by one token, mended step by step, and never at the cost of an answer that is coming.
+
+In virtual time, with the real limits, against a whole Ollama whose log tells what really reached it.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import anyio
 import anyio.to_thread
+import httpx2
 import pytest
 
-from resilient_llm import AsyncClient, CircuitBreaker, ConfigError, Ollama, Retry, Route, Timeouts
+from resilient_llm import AsyncClient, Bulkhead, CircuitBreaker, ConfigError, Ollama, Retry, Route, Timeouts
 from resilient_llm.backends import _ollama_mend as mend
-from resilient_llm.errors import ConnectFailed, FirstTokenTimeout, ServerError
-from resilient_llm.testing import FakeBackend, FakeOllama, fail, hang, refuse, say, status
+from resilient_llm.errors import BackendFailed, CircuitOpen, ConnectFailed, FirstTokenTimeout, StreamStalled
+from resilient_llm.telemetry import _semconv as names
+from resilient_llm.testing import (
+    FakeBackend,
+    FakeOllama,
+    Fault,
+    Machine,
+    OllamaModel,
+    Pulled,
+    Settings,
+    fail,
+    hang,
+    say,
+)
+from resilient_llm.testing._host.job import Exchange
+from resilient_llm.testing._host.truth import Truth
+from resilient_llm.testing._script import Call
 
-from .kit import REAL, error_of
+from .kit import REAL, client, error_of
 
-pytestmark = [pytest.mark.anyio, REAL]
-QUICK = Timeouts(load=20, first_token=0.3)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ladder of seconds instead of minutes."""
-    for name, seconds in {"TOKEN": 0.5, "OWN": 2.0, "GONE": 2.0, "RESTART": 2.0, "LOOK": 0.05}.items():
-        monkeypatch.setattr(mend, name, seconds)
+pytestmark = pytest.mark.anyio
+NAME = "ollama:llama3.2"
+COOLDOWN = 5.0
+WORDS = [f"{at} " for at in range(1000)]
 
 
-def route(server: FakeOllama, hook: Callable[[Ollama], object] | None = None) -> Route:
-    backend = Ollama("llama3.2", base_url=server.url, on_wedged=hook)
-    return Route(backend, timeouts=QUICK, retry=Retry(attempts=1), breaker=CircuitBreaker(cooldown=30))
+class Box(OllamaModel):
+    """An Ollama that knows the questions among the requests: what is neither a load nor metadata."""
+
+    def __init__(self, *models: Any, **options: Any) -> None:
+        super().__init__(*models, **options)
+        self.chats: list[Truth] = []
+
+    def receive(self, call: Call) -> Exchange:
+        exchange = super().receive(call)
+        if call.path == "/api/chat" and call.body["messages"]:
+            self.chats.append(exchange.truth)
+        return exchange
+
+    @property
+    def together(self) -> int:
+        """How many questions were under way at one time, at most."""
+        ends = [(one.began, one.ended or math.inf) for one in self.chats]
+        return max(sum(began <= at < end for began, end in ends) for at, _ in ends)
 
 
-async def wedge(llm: AsyncClient) -> None:
-    """Two first tokens that do not come open the breaker."""
+def route(host: Box, *, hook: Callable[[Ollama], object] | None = None, **more: Any) -> Route:
+    backend = Ollama("llama3.2", http_client=httpx2.AsyncClient(transport=host.transport()), on_wedged=hook)
+    given = {"retry": Retry(attempts=1), "timeouts": Timeouts(first_token=8), "bulkhead": Bulkhead(2), **more}
+    return Route(backend, **given)
+
+
+async def wedge(llm: AsyncClient, host: Box) -> None:
+    """The runner stands still, and two first tokens that do not come open the breaker."""
+    await llm.warm_up()
+    host.stop("llama3.2")
     for _ in range(2):
         await error_of(llm.chat("hi"), FirstTokenTimeout)
 
 
-async def eventually(state: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
-        while not state():
-            await anyio.sleep(0.02)
+def state(llm: AsyncClient) -> dict[str, Any]:
+    return llm.snapshot()[NAME]
 
 
-def loads(server: FakeOllama) -> int:
-    return server.loads.completed
+def mending(llm: AsyncClient) -> str | None:
+    step: str | None = state(llm)["model"]["mending"]
+    return step
+
+
+async def until(true: Callable[[], bool], seconds: float = 900) -> None:
+    with anyio.fail_after(seconds):
+        while not true():
+            await anyio.sleep(0.1)
 
 
 def told(log: pytest.LogCaptureFixture, words: str) -> bool:
     return any(words in one.getMessage() for one in log.records)
 
 
-async def test_a_runner_that_hangs_is_unloaded_and_loaded_and_calls_go_elsewhere_meanwhile(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.fixture(autouse=True)
+def logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "resilient_llm")
-    with FakeOllama(hang(), hang(), hang(), say("a"), say("yes")) as server:
-        async with AsyncClient(route(server), FakeBackend(say("far"), name="far")) as llm:
-            for _ in range(3):
-                assert (await llm.chat("hi")).text == "far"
-            await eventually(lambda: told(caplog, "gives tokens again, after it was loaded anew"))
-            assert loads(server) == 2
-            assert llm.snapshot()["ollama:llama3.2"]["model"]["in_memory"] is True
-        unloads = [one for one in server.requests if one.kind == "load" and one.json.get("keep_alive") == 0]
-        assert len(unloads) == 1
-        canaries = [one for one in server.chats if one.json["options"]["num_predict"] == 1]
-        assert len(canaries) == 2  # before and after
-    assert told(caplog, "is wedged")
+
+
+@pytest.mark.parametrize("load", [1, 250], ids=["loads in a second", "loads in four minutes"])
+async def test_a_runner_that_hangs_is_unloaded_and_loaded_and_calls_go_elsewhere_meanwhile(
+    load: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = Box(Pulled(size=2 * 10**9), machine=Machine(cached=2e9 / load))
+    async with client(route(host), FakeBackend(say("far"), name="far")) as llm:
+        await llm.warm_up()
+        host.stop("llama3.2")
+        for _ in range(2):
+            assert (await llm.chat("hi")).text == "far"  # 8 s each
+        before = len(host.chats)
+        await anyio.sleep(0.5)
+        while not told(caplog, "gives tokens again, after it was loaded anew"):
+            began = anyio.current_time()
+            assert (await llm.chat("hi")).text == "far"
+            assert anyio.current_time() - began < 0.01  # refused here, at once
+            await anyio.sleep(1)
+        assert len(host.chats) == before + 2  # the canary before, and the one after
+        assert [(one.why, one.outcome) for one in host.loads] == [("cold", "completed")] * 2
+        assert (await llm.chat("hi")).text == "You said: hi"
+        assert state(llm)["breaker"].state == "closed"  # one of its two probes was the canary
+    lines = [vars(one) for one in caplog.records if names.REMEDY in vars(one)]
+    assert [(one["levelname"], one[names.REQUEST_MODEL], one[names.REMEDY]) for one in lines] == [
+        ("WARNING", "llama3.2", "asking"), ("WARNING", "llama3.2", "loading")
+    ]  # fmt: skip
+    assert told(caplog, "is wedged: no first token within 20 s")
+
+
+@pytest.mark.invariant(5)
+async def test_at_half_open_the_canary_is_the_one_request() -> None:
+    """A thousand calls come while it is under way and while the model is mended: none of them reaches the server."""
+    host = Box()
+    async with client(route(host, bulkhead=Bulkhead(64))) as llm:
+        await wedge(llm, host)
+        await anyio.sleep(COOLDOWN)
+        await until(lambda: mending(llm) == "asking", 1)
+        before = len(host.chats)
+        for number in range(100):
+            async with anyio.create_task_group() as group:
+                for _ in range(10):
+                    group.start_soon(error_of, llm.chat("hi"), CircuitOpen)
+            if number == 50:
+                assert mending(llm) == "asking"
+            await anyio.sleep(0.2)
+        assert len(host.chats) == before
+        assert state(llm)["breaker"].state == "half-open"
+
+
+async def test_a_call_that_is_faster_is_the_probe_and_the_canary_waits() -> None:
+    host = Box()
+    async with client(route(host, bulkhead=Bulkhead(64))) as llm:
+        await wedge(llm, host)
+        await anyio.sleep(COOLDOWN - 1e-6)
+        host.resume("llama3.2")
+        async with anyio.create_task_group() as group:
+            await anyio.sleep(2e-6)
+            for _ in range(10):
+                group.start_soon(_quietly, llm)
+        await anyio.sleep(60)
+        assert (mending(llm), len(host.loads)) == (None, 1)
+        assert host.together == 1
+
+
+async def _quietly(llm: AsyncClient) -> None:
+    with anyio.move_on_after(30):
+        try:
+            await llm.chat("hi")
+        except CircuitOpen:
+            return
+
+
+async def test_the_canary_waits_for_a_slot_like_a_call() -> None:
+    host = Box(Pulled(says=lambda _: WORDS, decode=10), settings=Settings(num_parallel=2))
+    one_slot = Bulkhead(1)
+    async with client(route(host, bulkhead=one_slot)) as llm, client(route(host, bulkhead=one_slot)) as other:
+        await llm.warm_up()
+        async with other.stream("tell") as stream:
+            await anext(stream)
+            llm._legs[0].breaker.admit(0).slow(0)
+            llm._legs[0].breaker.admit(0).slow(0)
+            await anyio.sleep(2 * COOLDOWN)
+            assert (len(host.chats), mending(llm)) == (1, None)
+        await until(lambda: len(host.chats) == 2, 1)
+
+
+async def test_a_stream_that_stalls_is_silence_too() -> None:
+    host = Box(Pulled(says=lambda _: WORDS))
+    async with client(route(host)) as llm:
+        await llm.warm_up()
+        for _ in range(2):
+            async with llm.stream("tell") as stream:
+                await anext(stream)
+                host.stop("llama3.2")
+                with pytest.raises(StreamStalled):
+                    async for _ in stream:
+                        pass
+            if state(llm)["breaker"].state == "closed":
+                host.resume("llama3.2")
+        assert state(llm)["breaker"].state == "open"
+        await until(lambda: len(host.loads) == 2, 120)
+        await until(lambda: mending(llm) is None)
+        assert (await llm.chat("hi")).text.startswith("0 1 2")
 
 
 async def test_if_that_does_not_help_the_hook_is_called_with_the_backend_and_its_work_is_checked(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.WARNING, "resilient_llm")
+    called: list[str] = []
+    host = Box(faults=[Fault("hang", since=10, until=500)])  # the whole server takes requests and answers none
+
+    async def restart(backend: Ollama) -> None:
+        called.append(backend.model)
+        await anyio.sleep(500 - anyio.current_time())
+
+    async with client(route(host, hook=restart)) as llm:
+        await llm.warm_up()
+        await anyio.sleep(10)
+        for _ in range(2):
+            await error_of(llm.chat("hi"), FirstTokenTimeout)
+        await until(lambda: told(caplog, "gives tokens again, after on_wedged"))
+        assert called == ["llama3.2"]
+        assert (await llm.chat("hi")).text == "You said: hi"
+
+
+async def test_a_hook_may_fail_and_is_called_at_most_once_in_two_minutes(caplog: pytest.LogCaptureFixture) -> None:
+    called: list[float] = []
+    host = Box(faults=[Fault("hang", since=10)])
+
+    async def restart(backend: Ollama) -> None:
+        called.append(anyio.current_time())
+        raise OSError("systemctl: not found")
+
+    async with client(route(host, hook=restart)) as llm:
+        await llm.warm_up()
+        await anyio.sleep(10)
+        while anyio.current_time() < 1000:
+            await error_of(llm.chat("hi"))
+            await anyio.sleep(1)
+    assert told(caplog, "on_wedged raised OSError")
+    assert 2 <= len(called) <= 8
+    assert min(b - a for a, b in pairwise(called)) >= 120
+
+
+async def test_without_a_hook_it_is_said_that_nobody_restarts_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    host = Box(faults=[Fault("hang", since=10)])
+    async with client(route(host)) as llm:
+        await llm.warm_up()
+        await anyio.sleep(10)
+        for _ in range(2):
+            await error_of(llm.chat("hi"), FirstTokenTimeout)
+        await until(lambda: told(caplog, "see Ollama(on_wedged=…)"))
+        assert state(llm)["breaker"].state == "open"
+
+
+async def test_a_runner_that_gives_its_token_is_left_alone() -> None:
+    host = Box()
+    async with client(route(host)) as llm:
+        await wedge(llm, host)
+        host.resume("llama3.2")
+        await anyio.sleep(2 * COOLDOWN)
+        assert (mending(llm), len(host.chats), len(host.loads)) == (None, 3, 1)
+
+
+async def test_nothing_is_unloaded_while_an_answer_of_ours_is_coming(caplog: pytest.LogCaptureFixture) -> None:
+    host = Box(Pulled(says=lambda _: WORDS, decode=2))  # one slot, and an answer of eight minutes
+    backend = route(host).backend
+    async with client(Route(backend)) as llm, client(Route(backend, timeouts=Timeouts(first_token=8))) as hung:
+        async with llm.stream("hi") as stream:
+            await anext(stream)
+
+            async def read() -> None:
+                async for _ in stream:
+                    pass
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(read)
+                for _ in range(2):
+                    await error_of(hung.chat("hi"), FirstTokenTimeout)
+                await until(lambda: told(caplog, "it stays in memory"))
+            assert len(stream.reply.text) > 1000
+        assert len(host.loads) == 1
+
+
+async def test_a_server_that_is_down_by_then_is_not_wedged() -> None:
+    called: list[Ollama] = []
+    host = Box()
+    async with client(route(host, hook=called.append)) as llm:
+        await wedge(llm, host)
+        host.inject(Fault("reset"))
+        await anyio.sleep(COOLDOWN + 1)
+        assert host.log[-1].fault == "reset"
+        assert (mending(llm), state(llm)["breaker"].state, called, len(host.loads)) == (None, "open", [], 1)
+
+
+@pytest.mark.parametrize("fault", ["error line", "reset", "crashes"])
+async def test_a_server_that_says_what_is_wrong_is_not_even_suspected(fault: str) -> None:
+    host = Box(faults=[Fault(fault, since=10)])
+    async with client(route(host)) as llm:
+        await llm.warm_up()
+        await anyio.sleep(10)
+        for _ in range(5):
+            await error_of(llm.chat("hi"), BackendFailed)
+        assert state(llm)["breaker"].state == "open"
+        seen = len(host.log)
+        await anyio.sleep(300)
+        assert len(host.log) == seen
+
+
+# -- on sockets, with a ladder of seconds instead of minutes
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"TOKEN": 0.3, "OWN": 2.0, "GONE": 2.0, "RESTART": 2.0, "LOOK": 0.05}.items():
+        monkeypatch.setattr(mend, name, seconds)
+
+
+def on_socket(server: FakeOllama, hook: Callable[[Ollama], object] | None = None) -> Route:
+    backend = Ollama("llama3.2", base_url=server.url, on_wedged=hook)
+    breaker = CircuitBreaker(cooldown=0.2)
+    return Route(backend, timeouts=Timeouts(first_token=0.3), retry=Retry(attempts=1), breaker=breaker)
+
+
+@REAL
+@pytest.mark.usefixtures("quick")
+async def test_a_hook_that_is_not_async_has_a_thread_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     called: list[tuple[str, bool]] = []
     with FakeOllama(hang()) as server:
 
@@ -83,103 +337,43 @@ async def test_if_that_does_not_help_the_hook_is_called_with_the_backend_and_its
             called.append((backend.model, threading.current_thread() is threading.main_thread()))
             server.then(say("a"))
 
-        async with AsyncClient(route(server, restart)) as llm:
-            await wedge(llm)
-            await eventually(lambda: told(caplog, "gives tokens again, after on_wedged"))
+        async with AsyncClient(on_socket(server, restart)) as llm:
+            for _ in range(2):
+                await error_of(llm.chat("hi"), FirstTokenTimeout)
+            await until(lambda: told(caplog, "gives tokens again, after on_wedged"), 30)
     assert called == [("llama3.2", False)]  # a restart may take its time: not on the event loop
 
 
-async def test_a_hook_may_be_async_and_may_fail(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "resilient_llm")
-
-    async def restart(backend: Ollama) -> None:
-        raise OSError("systemctl: not found")
-
-    with FakeOllama(hang()) as server:
-        async with AsyncClient(route(server, restart)) as llm:
-            await wedge(llm)
-            await eventually(lambda: told(caplog, "on_wedged raised OSError"))
-
-
-async def test_without_a_hook_it_is_said_that_nobody_restarts_the_server(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "resilient_llm")
-    with FakeOllama(hang()) as server:
-        async with AsyncClient(route(server)) as llm:
-            await wedge(llm)
-            await eventually(lambda: told(caplog, "see Ollama(on_wedged=…)"))
-
-
-async def test_a_runner_that_gives_its_token_is_left_alone() -> None:
-    with FakeOllama(hang(), hang(), say("a")) as server:
-        async with AsyncClient(route(server)) as llm:
-            await wedge(llm)
-            await eventually(lambda: len(server.chats) == 3)
-            await eventually(lambda: llm.snapshot()["ollama:llama3.2"]["model"]["mending"] is None)
-            assert loads(server) == 1
-
-
-async def test_nothing_is_unloaded_while_an_answer_of_ours_is_coming(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "resilient_llm")
-    with FakeOllama(say(*["word "] * 200, gap=0.05), hang()) as server:
-        slow = Route(
-            Ollama("llama3.2", base_url=server.url), timeouts=Timeouts(first_token=0.3), retry=Retry(attempts=1)
-        )
-        other = Route(slow.backend, timeouts=QUICK, retry=Retry(attempts=1), name="other")
-        async with AsyncClient(slow) as llm, AsyncClient(other) as hung:
-            async with llm.stream("hi") as stream:
-                await anext(stream)
-                await wedge(hung)
-                await eventually(lambda: told(caplog, "it stays in memory"))
-                await anext(stream)
-            assert loads(server) == 1
-
-
-async def test_a_server_that_is_down_is_not_wedged() -> None:
-    called: list[Ollama] = []
-    with FakeOllama(refuse()) as server:
-        backend = Ollama("llama3.2", base_url=server.url, on_wedged=called.append)
-        async with AsyncClient(Route(backend, breaker=CircuitBreaker(failures=1), retry=Retry(attempts=1))) as llm:
-            await error_of(llm.chat("hi"), ConnectFailed)
-            await anyio.sleep(0.2)
-            assert llm.snapshot()["ollama:llama3.2"]["model"]["mending"] is None
-    assert not called
-
-
-async def test_a_server_that_says_what_is_wrong_is_not_wedged() -> None:
-    with FakeOllama(status(500)) as server:
-        async with AsyncClient(route(server)) as llm:
-            for _ in range(5):
-                await error_of(llm.chat("hi"), ServerError)
-            await eventually(lambda: len(server.chats) == 6)
-            await eventually(lambda: llm.snapshot()["ollama:llama3.2"]["model"]["mending"] is None)
-            assert loads(server) == 1
-
-
+@REAL
 async def test_closing_the_client_ends_the_ladder() -> None:
     with FakeOllama(hang()) as server:
-        async with AsyncClient(route(server)) as llm:
-            await wedge(llm)
-            await eventually(lambda: len(server.chats) == 3)
+        async with AsyncClient(on_socket(server)) as llm:
+            for _ in range(2):
+                await error_of(llm.chat("hi"), FirstTokenTimeout)
+            await until(lambda: len(server.chats) == 3, 30)
+            breaker = state(llm)["breaker"]
+            assert breaker.state == "half-open"
         await anyio.to_thread.run_sync(partial(server.wait_idle))
 
 
+@REAL
 async def test_a_health_check_asks_for_a_token_and_not_for_metadata() -> None:
     with FakeOllama(say("a"), hang()) as server:
-        async with AsyncClient(route(server), FakeBackend(fail(ConnectFailed("down")), name="far")) as llm:
+        async with AsyncClient(on_socket(server), FakeBackend(fail(ConnectFailed("down")), name="far")) as llm:
             health = await llm.health()
-            assert list(health) == ["ollama:llama3.2", "far"]
-            assert health["ollama:llama3.2"] is None
+            assert list(health) == [NAME, "far"]
+            assert health[NAME] is None
             assert isinstance(health["far"], ConnectFailed)
             assert server.chats[-1].json["options"]["num_predict"] == 1
-            assert isinstance((await llm.health())["ollama:llama3.2"], FirstTokenTimeout)
+            assert isinstance((await llm.health())[NAME], FirstTokenTimeout)
 
 
 async def test_a_route_that_is_busy_with_our_own_answers_is_as_well_as_they_are() -> None:
-    with FakeOllama(say(*["word "] * 100, gap=0.05)) as server:
-        async with AsyncClient(route(server)) as llm, llm.stream("hi") as stream:
-            await anext(stream)
-            assert (await llm.health(timeout=0.3)) == {"ollama:llama3.2": None}
-            assert len(server.chats) == 1
+    host = Box(Pulled(says=lambda _: WORDS, decode=10))
+    async with client(route(host, bulkhead=Bulkhead(1))) as llm, llm.stream("hi") as stream:
+        await anext(stream)
+        assert (await llm.health(timeout=3)) == {NAME: None}
+        assert len(host.chats) == 1
 
 
 async def test_a_hook_is_a_function() -> None:

@@ -45,7 +45,7 @@ REPEATS: dict[LLMError, tuple[int, int]] = {
     RateLimited("x"): (3, 2),
     ConnectTimeout("x"): (3, 1),  # slow now is slow again on the same box
     LoadTimeout("x"): (3, 1),
-    StreamStalled("x"): (3, 1),
+    StreamStalled("x"): (2, 1),  # two that are silent in a row open the breaker
     FirstTokenTimeout("x"): (1, 1),
     EmptyReply("x"): (2, 2),  # a second answer as bad as the first says that a third will be too
     OutputInvalid("x"): (2, 2),

@@ -21,7 +21,9 @@ def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def start(script: str, *arguments: str) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
-        command = [sys.executable, "-c", dedent(script), *arguments]
+        # A shell starts what it runs in the background with interrupts ignored, which is inherited.
+        heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        command = [sys.executable, "-c", heeding + dedent(script), *arguments]
         child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         watchdog = threading.Timer(BOUND, child.kill)
         watchdog.start()

@@ -62,7 +62,8 @@ async def test_a_server_on_this_machine_is_told_of_the_attempt_and_of_nothing_el
     [
         ("api.openai.com", (), False),
         ("10.0.0.7", (), False),
-        ("vllm.internal", ("vllm.internal",), True),
+        ("vllm.internal", ("other", "VLLM.internal"), True),
+        ("vllm.internal.example.com", ("vllm.internal",), False),
         ("localhost", (), True),
         ("127.1.2.3", (), True),
         ("[::1]", (), True),
@@ -164,5 +165,7 @@ def test_what_is_no_provider_is_said_at_once() -> None:
         AsyncClient(FakeBackend(), tracer_provider=7)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="meter_provider: int has no get_meter"):
         AsyncClient(FakeBackend(), meter_provider=7)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="telemetry: bool is not a Telemetry"):
+        AsyncClient(FakeBackend(), telemetry=True)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="conventions: '2' is not one of"):
         Telemetry(conventions="2")  # type: ignore[arg-type]

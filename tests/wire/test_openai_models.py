@@ -27,7 +27,10 @@ def one(entry: dict[str, Any]) -> ModelInfo:
         ({"meta": None}, None, None),  # llama.cpp while it loads
         ({"context_window": 131072, "max_completion_tokens": 65536}, 131072, 65536),  # Groq
         ({"max_context_length": 262144}, 262144, None),  # Mistral
-        ({"max_context_length": 32768, "loaded_context_length": 4096}, 4096, None),  # LM Studio
+        ({"max_context_length": 32768, "loaded_instances": [{"config": {"context_length": 8192}},
+          {"config": {"context_length": 4096}}]}, 4096, None),  # LM Studio
+        ({"max_context_length": 32768, "loaded_instances": []}, None, None),
+        ({"max_context_length": 32768, "loaded_instances": [7, {}, {"config": None}]}, None, None),
         ({"context_length": 200000, "top_provider": {"context_length": 128000, "max_completion_tokens": 4096}},
          128000, 4096),  # OpenRouter
         ({"context_length": True}, None, None),
@@ -62,6 +65,13 @@ def test_a_price_that_is_none_is_unknown_and_not_free(pricing: object) -> None:
         ({"architecture": {"input_modalities": ["text", "image"]}, "supported_parameters": ["seed"]}, {"tools"}),
         ({"architecture": {"input_modalities": []}, "supported_parameters": []}, set()),
         ({"architecture": "llama"}, set()),
+        ({"capabilities": {"completion_chat": True, "function_calling": False, "vision": False}}, {"tools", "vision"}),
+        (
+            {"capabilities": {"vision": False, "trained_for_tool_use": False}},
+            {"vision"},
+        ),  # LM Studio: it can all the same
+        ({"capabilities": {"vision": True}}, set()),
+        ({"capabilities": ["vision"]}, set()),
         ({}, set()),
     ],
 )
@@ -69,7 +79,19 @@ def test_what_a_model_does_not_take(entry: dict[str, Any], lacks: set[str]) -> N
     assert one(entry).lacks == lacks
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"data": 3}', b'{"data": [3]}', b'{"data": [{}]}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"object": "list", "data": [{"id": "m", "context_length": 8192}]}',
+        b'[{"id": "m", "context_length": 8192}]',  # Together
+        b'{"models": [{"key": "m", "loaded_instances": [{"config": {"context_length": 8192}}]}]}',  # LM Studio
+    ],
+)
+def test_a_list_of_models_in_each_of_its_shapes(body: bytes) -> None:
+    assert parse_models(body) == (told("m", "server", window=8192),)
+
+
+@pytest.mark.parametrize("body", [b"", b"7", b"{}", b'{"data": 3}', b'{"data": [3]}', b'{"data": [{}]}'])
 def test_what_is_no_list_of_models_is_malformed(body: bytes) -> None:
     with pytest.raises(Malformed):
         parse_models(body)

@@ -10,8 +10,9 @@ import anyio
 
 from resilient_llm._detached import Detached
 from resilient_llm._errors import LLMError, Malformed, ServerError
+from resilient_llm._replies import Usage
 from resilient_llm._watch import Watch
-from resilient_llm.backends._failures import blotted, classify, cut, hushed, told
+from resilient_llm.backends._failures import bare, blotted, classify, cut, hushed, told
 from resilient_llm.backends._inflate import inflater
 from resilient_llm.backends.http import Answer, Transport
 from resilient_llm.wire import Decoder, HTTPCall, WireEvent
@@ -41,7 +42,7 @@ class Exchange:
 
     __slots__ = (
         "_answer", "_call", "_decoder", "_detached", "_ended", "_error", "_heard", "_inflate", "_iterator",
-        "_late", "_transport", "_until", "_watch", "request_id",
+        "_late", "_transport", "_watch", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -54,7 +55,6 @@ class Exchange:
         self._iterator: Any = None
         self._inflate: Callable[[bytes], bytes] | None = None
         self._ended = self._late = False
-        self._until = 0.0  # when the reading after the answer ends
         self.request_id: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -76,6 +76,11 @@ class Exchange:
             self._typed(error, begun=False)
         return self
 
+    @property
+    def usage(self) -> Usage | None:
+        """What the server has counted so far, where it does so with every piece."""
+        return getattr(self._decoder, "usage", None)
+
     def __aiter__(self) -> Self:
         return self
 
@@ -85,13 +90,16 @@ class Exchange:
         decoder, inflate, following = self._decoder, self._inflate, self._iterator.__anext__
         data = b""
         try:
-            while True:
-                data = await following() if not decoder.finishing else await self._usage()
+            events: Sequence[WireEvent] = ()
+            while not events:
+                if decoder.finishing:
+                    events = await self._after()
+                    break
+                data = await following()
                 events = decoder.feed(data if inflate is None else inflate(data))
-                if events:
-                    if self._heard is not None:
-                        self._tell()
-                    return events
+            if self._heard is not None:
+                self._tell()
+            return events
         except StopAsyncIteration:
             self._ended = True
         except BaseException as error:  # noqa: BLE001  # sorted and raised again
@@ -116,18 +124,25 @@ class Exchange:
         if heard is not None:
             heard()
 
-    async def _usage(self) -> bytes:
-        """The next piece after a whole answer. All of them are worth a second together: a server may go on for ever.
+    async def _after(self) -> Sequence[WireEvent]:
+        """The last event of an answer that is whole, and the end of its body.
 
+        What comes before that event, its usage above all, is worth a second together: a server may go on for ever.
         DeepSeek kept finished streams open with signs of life, for a quarter of an hour (deepseek-harness, discussion
         6959).
         """
-        if not self._until:
-            self._until = anyio.current_time() + USAGE_TIME
-        with anyio.CancelScope(deadline=self._until):
-            return bytes(await self._iterator.__anext__())
-        self._late = True
-        raise StopAsyncIteration
+        decoder, inflate, following = self._decoder, self._inflate, self._iterator.__anext__
+        events: Sequence[WireEvent] = ()
+        with anyio.CancelScope(deadline=self._watch.instant(USAGE_TIME)) as scope:
+            while not events:
+                data = await following()
+                events = decoder.feed(data if inflate is None else inflate(data))
+            scope.deadline = self._watch.instant(DRAIN_TIME)
+            await self._end()
+        self._late = not self._ended
+        if not events:
+            raise StopAsyncIteration
+        return events
 
     async def _error_body(self) -> bytes:
         body = b""
@@ -144,9 +159,9 @@ class Exchange:
             if isinstance(error, LLMError) and error.request_id is None:
                 error.request_id = self.request_id
             raise cut(hushed(error, self._transport.secrets))
-        failed = classify(error, self._transport.origin, begun=begun)
+        failed = classify(error, self._transport.origin, begun=begun, theirs=self._transport.theirs)
         if failed is None:
-            raise error
+            raise bare(error)
         failed.request_id = self.request_id
         raise hushed(failed, self._transport.secrets) from failed.__cause__
 
@@ -154,21 +169,21 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None and not self._ended and self._decoder.finishing:
-                await self._drain()
+            if error is None and not self._ended and not self._late and self._decoder.finishing:
+                with anyio.CancelScope(deadline=self._watch.instant(DRAIN_TIME)):
+                    await self._end()
         finally:
             await self._close()
 
-    async def _drain(self) -> None:
+    async def _end(self) -> None:
         """After the last event only the end is worth reading, or we hang up."""
-        with anyio.move_on_after(DRAIN_TIME):
-            try:
-                await self._iterator.__anext__()
-            except StopAsyncIteration:
-                self._ended = True
-            except Exception as broken:  # the answer is whole; how its connection ends is no matter
-                if classify(broken, self._transport.origin, begun=True) is None:
-                    raise
+        try:
+            await self._iterator.__anext__()
+        except StopAsyncIteration:
+            self._ended = True
+        except Exception as broken:  # the answer is whole; how its connection ends is no matter
+            if classify(broken, self._transport.origin, begun=True, theirs=self._transport.theirs) is None:
+                raise
 
     async def _close(self) -> None:
         """Gives the connection back. Detached, so that neither cancellation nor a slow transport can stop it."""
@@ -194,7 +209,7 @@ async def _hang_up(pieces: object, body: AsyncIterable[bytes]) -> None:
 
 
 async def fetch(
-    transport: Transport, method: bytes, path: str, body: bytes, error: ErrorTable, watch: Watch, limit: float
+    transport: Transport, method: bytes, call: HTTPCall, error: ErrorTable, watch: Watch, limit: float
 ) -> bytes:
     """A small metadata call, whole, within `limit` seconds.
 
@@ -204,19 +219,21 @@ async def fetch(
     data = b""
     with anyio.move_on_after(limit) as scope:
         try:
-            answer = await transport.send(method, path, body, watch)
-            data = blotted(await _small(answer, path), transport.secrets)
-        except BaseException as failure:
+            answer = await transport.send(method, call.path, call.body, watch)
+            data = blotted(await _small(answer, call.path), transport.secrets)
+        except BaseException as failure:  # noqa: BLE001  # sorted and raised again
             if isinstance(failure, LLMError) or not isinstance(failure, Exception):
                 raise cut(failure)
-            failed = classify(failure, transport.origin, begun=False)
+            failed = classify(failure, transport.origin, begun=False, theirs=transport.theirs)
             if failed is None:
-                raise
+                raise bare(failure)
             raise failed from failed.__cause__
     if scope.cancelled_caught:
-        raise ServerError(f"no answer to {path} within {limit:g} s")
+        raise ServerError(f"no answer to {call.path} within {limit:g} s")
     if answer.status // 100 != 2:
-        raise hushed(error(answer.status, answer.headers(), data), transport.secrets)
+        refused = hushed(error(answer.status, answer.headers(), data), transport.secrets)
+        del data, answer  # an error's traceback shows the locals of this frame
+        raise refused
     return data
 
 

@@ -1,13 +1,15 @@
 """What an exception of an HTTP library means.
 
 httpx, httpx2 and httpcore2 use the same names for the same things, so one table of names serves all three, and none of
-them is imported for it. The most specific class of an exception's own order wins. What is in no table is a bug in a
-transport and stays what it is.
+them is imported for it. The most specific class of an exception's own order wins. What is in no table is a bug of ours
+and stays what it is; from a user's `http_client` it may be his, and becomes a failure of that.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import traceback
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -73,23 +75,46 @@ DURING: dict[str, Made] = {
 }
 
 
-def classify(error: Exception, origin: str, *, begun: bool) -> LLMError | None:
-    """The typed error, chained to a copy of the cause whose traceback is cut; `None` if this is no failure of HTTP.
+def classify(error: Exception, origin: str, *, begun: bool, theirs: bool = False) -> LLMError | None:
+    """The typed error, chained to its cause, whose traceback is cut; `None` if this is no failure of HTTP.
 
     Args:
-        error: what the library raised.
+        error: what was raised.
         origin: of the server.
         begun: the answer had begun.
+        theirs: by the user's `http_client`. That may be anything, and is typed all the same.
     """
     table = DURING if begun else BEFORE
     for kind in type(error).__mro__:
         if kind.__name__ in table:
-            made = table[kind.__name__](str(error) or type(error).__name__, origin)
+            made = table[kind.__name__](_text(error), origin)
             made.__cause__ = cut(error)
             return made
     if isinstance(error, RuntimeError) and "client has been closed" in str(error):
         return ClientClosed("the http_client was closed; give the route an open one")
+    if theirs:
+        failed = (StreamInterrupted if begun else ConnectFailed)(f"the http_client raised {type(error).__name__}")
+        failed.__cause__ = cut(error)
+        return failed
     return None
+
+
+def _text(error: Exception) -> str:
+    """What it says; where that is only that every address failed (anyio, trio), what the system said of each."""
+    text, one = str(error) or type(error).__name__, error.__cause__ or error.__context__
+    if one is not None and not isinstance(one, OSError):  # httpx wraps what httpcore has wrapped
+        one = one.__cause__ or one.__context__
+    if not isinstance(one, OSError) or one.errno is not None:
+        return text
+    each = one.__cause__.exceptions if isinstance(one.__cause__, BaseExceptionGroup) else [one.__cause__]
+    said = [os.strerror(cause.errno) for cause in each if isinstance(cause, OSError) and cause.errno is not None]
+    return ", ".join(dict.fromkeys(said)) or text
+
+
+def bare(error: E) -> E:
+    """A bug of ours, of which only the lines are shown: the frames below have no locals any more."""
+    traceback.clear_frames(error.__traceback__)
+    return error
 
 
 def cut(error: E) -> E:
@@ -101,7 +126,7 @@ def cut(error: E) -> E:
         if one is not None and id(one) not in seen:  # a chain may be a circle: a library may raise one twice
             seen.add(id(one))
             one.__traceback__ = None
-            waiting += [one.__cause__, one.__context__]
+            waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
     return error
 
 

@@ -3,11 +3,12 @@
 `/api/ps` and `/api/tags` answer in microseconds while a generation hangs (ollama/ollama#10119), for hours if nobody
 does anything. So one token is asked for, which is the only proof, and then step by step what may help is done, until
 a token comes: wait until our own attempts have ended; unload the model and see it gone; load it; call whoever can
-restart the server. Meanwhile the breaker is open, and calls go to the next route.
+restart the server.
 
-Rules of the file: it begins when a breaker opens, as detached work: no call waits for it. Nothing is unloaded while an
-answer of ours is coming. A load in progress is no hang, however long it takes; only one that is longer than Ollama
-itself would wait for one is.
+Rules of the file: it begins when a breaker opens because no tokens came, as detached work: no call waits for it. A
+server that is down or says what is wrong is not wedged. What is asked takes the place of a half-open breaker's probe,
+and keeps it while the model is mended. Nothing is unloaded while an answer of ours is coming. A load in progress is no
+hang, however long it takes; only one that is longer than Ollama itself would wait for one is.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from typing import Any, Literal
 import anyio
 import anyio.to_thread
 
-from resilient_llm._deadline import Clock
+from resilient_llm._canary import Canary
+from resilient_llm._deadline import Clock, Deadline
 from resilient_llm._detached import Detached, Job, running_loop
-from resilient_llm._errors import BackendFailed, LLMError
-from resilient_llm._types import Zone
+from resilient_llm._errors import EmptyReply, FirstTokenTimeout, LLMError, LoadTimeout
 from resilient_llm._watch import Watch, aside
 from resilient_llm.backends._ollama_memory import Memory
 from resilient_llm.backends._ollama_silence import Loops
+from resilient_llm.policies.timeouts import Limits
 
 TOKEN = 20.0  # seconds for one token of a model that is in memory
 OWN = 90.0  # seconds until our own attempts have ended by their own limits: 60 to the first token, 30 between two
@@ -37,6 +39,7 @@ LOAD = 330.0  # seconds for a load: Ollama gives one up that does not move for 3
 RESTART = 60.0  # seconds after `on_wedged` within which the server must give a token
 LOOK = 1.0  # seconds between two looks
 REST = 120.0  # seconds after which it may begin anew
+SILENCE = (FirstTokenTimeout, LoadTimeout)
 Hook = Callable[[Any], object]
 Step = Literal["asking", "waiting", "unloading", "loading", "calling on_wedged"]
 log = logging.getLogger("resilient_llm")
@@ -47,7 +50,7 @@ class Mender:
 
     Args:
         backend: is handed to the hook.
-        canary: gets one token out of it, or fails.
+        token: gets the model into memory and one token out of it, or fails.
         hook: of the user, or `None`.
 
     Attributes:
@@ -56,74 +59,80 @@ class Mender:
 
     def __init__(
         self, backend: Any, memory: Memory, loops: Loops, detached: Detached,
-        canary: Callable[[Watch], Awaitable[None]], hook: Hook | None,
+        token: Callable[[Watch], Awaitable[None]], hook: Hook | None,
     ) -> None:  # fmt: skip
         self._backend, self._memory, self._loops, self._detached = backend, memory, loops, detached
-        self._canary, self._hook = canary, hook
+        self._token, self._hook = token, hook
         self._job: Job | None = None
         self._ended = -math.inf
         self.step: Step | None = None
 
-    def suspect(self) -> None:
-        """Something is wrong with the answers of the model: finds out what, unless that was done a moment ago."""
-        known = self._loops.last
-        if known is None or self._job is not None:
-            return
-        clock, zone = known
-        if clock() - self._ended < REST:
+    def suspect(self, canary: Canary) -> None:
+        """No tokens come from the model: finds out why, unless that was done a moment ago."""
+        if self._job is not None or canary.clock() - self._ended < REST:
             return
         try:
             running_loop()
         except (RuntimeError, KeyError, AttributeError):  # a finaliser on another thread: the next call finds it
             return
-        self._job = self._detached.spawn(partial(self._work, clock, zone))
+        self._job = self._detached.spawn(partial(self._work, canary))
 
-    async def _work(self, clock: Clock, zone: Zone | None) -> None:
+    async def _work(self, canary: Canary) -> None:
         try:
-            await self._mend(clock, aside(clock, zone))
+            if await canary.begin():
+                canary.end(await self._mend(canary))
         except LLMError as error:
             log.debug("%s: not mended: %s", self._name, type(error).__name__)
         finally:
-            self._job, self.step, self._ended = None, None, clock()
+            canary.leave()
+            self._job, self.step, self._ended = None, None, canary.clock()
 
     @property
     def _name(self) -> str:
         return self._memory.server.model
 
-    async def _mend(self, clock: Clock, watch: Watch) -> None:
-        self.step = "asking"
-        if not await self._wedged(clock, watch):
-            return
-        log.warning("%s is wedged: it is in memory and gives no token; unloading it", self._name)
-        self.step = "waiting"
-        if not await self._free(clock):
-            log.warning("%s: answers of ours are still coming; it stays in memory", self._name)
-            return
-        if await self._reload(clock, watch):
-            log.warning("%s gives tokens again, after it was loaded anew", self._name)
-            return
-        await self._call(clock, watch)
+    def _does(self, step: Step, canary: Canary, seconds: float) -> None:
+        self.step = step
+        canary.keep(seconds)
 
-    async def _wedged(self, clock: Clock, watch: Watch) -> bool:
-        """It is there and silent. A server that is down, that loads or that says what is wrong is not wedged."""
-        began = clock()
-        while await self._memory.resident(watch) is not True:
-            if not self._memory.loading or clock() - began > LOAD:
-                return self._memory.loading
-            await anyio.sleep(LOOK)
-        return await self._token(watch) is None
+    async def _mend(self, canary: Canary) -> LLMError | None:
+        """What a token is met with in the end; `None` if it comes."""
+        self._does("asking", canary, LOAD + TOKEN)
+        silence = await self._asked(canary)
+        if not isinstance(silence, SILENCE):
+            return silence
+        self._say("%s is wedged: %s; unloading it", silence.message)
+        self._does("waiting", canary, OWN)
+        if not await self._free(canary.clock):
+            self._say("%s: answers of ours are still coming; it stays in memory")
+            return silence
+        if await self._reload(canary) is None:
+            self._say("%s gives tokens again, after it was loaded anew")
+            return None
+        return await self._call(canary)
 
-    async def _token(self, watch: Watch) -> bool | None:
-        """Whether one token comes; `None` if there is nothing but silence."""
-        with anyio.move_on_after(TOKEN):
+    def _say(self, words: str, *more: object) -> None:
+        """To the log, with what it is doing in the fields of the record."""
+        from resilient_llm.telemetry import _semconv as names
+
+        log.warning(words, self._name, *more, extra={names.REQUEST_MODEL: self._name, names.REMEDY: self.step})
+
+    async def _asked(self, canary: Canary) -> LLMError | None:
+        """What one token is met with; `None` if it comes."""
+
+        async def ask() -> LLMError | None:
+            limits = Limits(connect=TOKEN, load=LOAD, first_token=TOKEN, between_tokens=TOKEN)
+            watch = Watch(Deadline(math.inf, math.inf), limits, canary.clock, zone=self._loops.zone)
             try:
-                await self._canary(watch)
-            except BackendFailed:
-                return False
-            except LLMError:
-                pass  # it says something, if not what was asked for
-            return True
-        return None
+                with watch.scope as scope:
+                    await self._token(watch)
+            except EmptyReply:
+                return None  # it said that it was done
+            except LLMError as error:
+                return error
+            return watch.late() if scope.cancelled_caught else None
+
+        return await canary.ask(ask)
 
     async def _free(self, clock: Clock) -> bool:
         """No attempt of ours is under way any more."""
@@ -134,43 +143,45 @@ class Mender:
             await anyio.sleep(LOOK)
         return True
 
-    async def _reload(self, clock: Clock, watch: Watch) -> bool:
-        memory = self._memory
-        self.step = "unloading"
-        embed = await memory.only_embeds(watch)
+    async def _reload(self, canary: Canary) -> LLMError | None:
+        memory, clock = self._memory, canary.clock
+        watch = aside(clock, self._loops.zone)
+        self._does("unloading", canary, TOKEN + GONE)
         try:
+            embed = await memory.only_embeds(watch)
             await memory.server.load(embed=embed, keep_alive=0, watch=watch, limit=TOKEN)
             end = clock() + GONE
             while await memory.resident(watch) is not False and clock() < end:  # noqa: ASYNC110  # nobody tells
                 await anyio.sleep(LOOK)  # the server tells nobody
-            self.step = "loading"
-            with anyio.move_on_after(LOAD):
-                await memory.load(embed=embed, watch=watch)
-                return await self._token(watch) is True
         except LLMError as error:
-            log.debug("%s: could not be loaded anew: %s", self._name, type(error).__name__)
-        return False
+            log.debug("%s: could not be unloaded: %s", self._name, type(error).__name__)
+            return error
+        self._does("loading", canary, LOAD + TOKEN)
+        return await self._asked(canary)
 
-    async def _call(self, clock: Clock, watch: Watch) -> None:
+    async def _call(self, canary: Canary) -> LLMError | None:
         """The last step: whoever can restart the server."""
+        silence = FirstTokenTimeout("the runner is wedged")
         if self._hook is None:
-            log.warning("%s is still wedged; nobody restarts its server: see Ollama(on_wedged=…)", self._name)
-            return
-        self.step = "calling on_wedged"
+            self._say("%s is still wedged; nobody restarts its server: see Ollama(on_wedged=…)")
+            return silence
+        self._does("calling on_wedged", canary, LOAD)
         try:
             made = self._hook(self._backend) if inspect.iscoroutinefunction(self._hook) else await self._in_thread()
             if inspect.isawaitable(made):
                 await made
         except Exception as error:  # noqa: BLE001  # somebody else's code
-            log.warning("%s: on_wedged raised %s", self._name, type(error).__name__)
-            return
-        began = clock()
-        while clock() - began < RESTART:
-            if await self._token(watch):
-                log.warning("%s gives tokens again, after on_wedged", self._name)
-                return
+            self._say("%s: on_wedged raised %s", type(error).__name__)
+            return silence
+        canary.keep(RESTART + LOAD)
+        end = canary.clock() + RESTART
+        while canary.clock() < end:
+            if await self._asked(canary) is None:
+                self._say("%s gives tokens again, after on_wedged")
+                return None
             await anyio.sleep(LOOK)
-        log.warning("%s is still wedged after on_wedged", self._name)
+        self._say("%s is still wedged after on_wedged")
+        return silence
 
     async def _in_thread(self) -> object:
         assert self._hook is not None

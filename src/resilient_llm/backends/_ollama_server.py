@@ -17,6 +17,7 @@ from resilient_llm._errors import ConnectFailed, ConnectTimeout, LLMError, Model
 from resilient_llm._watch import Watch
 from resilient_llm.backends._exchange import fetch
 from resilient_llm.backends.http import Transport
+from resilient_llm.wire import HTTPCall
 from resilient_llm.wire.ollama import (
     Model,
     OllamaCodec,
@@ -106,7 +107,7 @@ class Server:
     async def fetch(self, method: bytes, path: str, body: bytes, watch: Watch, limit: float) -> bytes:
         """The body of a good answer."""
         try:
-            return await fetch(self._transport, method, path, body, self._codec.error, watch, limit)
+            return await fetch(self._transport, method, HTTPCall(path, body), self._codec.error, watch, limit)
         except ModelNotFound as error:
             await self.name_models(error, watch)
             raise

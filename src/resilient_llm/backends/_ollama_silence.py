@@ -143,12 +143,12 @@ class Loops:
 
     def __init__(self, memory: Memory, detached: Detached) -> None:
         self._memory, self._detached = memory, detached
-        self.last: tuple[Clock, Zone | None] | None = None  # of the last attempt: how it tells time, how far it may go
+        self.zone: Zone | None = None  # of the last attempt
         self._here: weakref.WeakKeyDictionary[Any, Attempts] = weakref.WeakKeyDictionary()
 
     def here(self, watch: Watch) -> Attempts:
         """Those of the running loop, to which that of `watch` is to come."""
-        self.last = watch.clock, watch.zone
+        self.zone = watch.zone
         loop = running_loop()
         attempts = self._here.get(loop)
         if attempts is None:

@@ -22,7 +22,8 @@ A backend needs `name` and `open`. The rest is optional; the engine asks once, w
                                            sent once more
     reasons(request) -> bool               will the model think before it answers? Then a first token may take longer
     dialect  = None      what it speaks and what it has learned, in words, for `explain()`
-    suspect()                              its breaker has opened: it may find out why, and mend what it can
+    suspect(canary)                        its breaker has opened because no tokens came: it may find out why, by the
+                                           canary, which waits for its turn, and mend what it can
     async count(request, watch) -> int     the tokens of a prompt, exactly; None if the server cannot tell
     served() -> dict                       digest, quantization, window, seed: for `reply.served_by`
     async aclose()                         gives back its connections of this loop

@@ -3,7 +3,7 @@
 Our own connections are those of httpcore2, the transport under httpx2: one pool per running loop and zone limit, made
 when it is first needed, without a limit on connections, because the admission queue is the only queue. There is no
 environment proxy, no redirect and no cookie in it, and a peer outside the zone limit is hung up on before a byte is
-sent. A user's `http_client=` may be an `httpx2.AsyncClient` or an `httpx.AsyncClient`.
+sent. A user's `http_client=` needs no library here: see `_user_client`.
 
 Rules of the file: no exception of an HTTP library leaves it; a key or a body is never in a `repr`; time is the watch's.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from resilient_llm._detached import running_loop
-from resilient_llm._errors import ClientClosed, ConfigError, NoEligibleRoute
+from resilient_llm._errors import NoEligibleRoute
 from resilient_llm._types import Zone
 from resilient_llm._watch import Watch
 from resilient_llm._zones import beyond, zone_of
@@ -51,17 +51,24 @@ class Answer:
         return f"Answer({self.status})"
 
 
-def _told(trace: Any, method: bytes, url: str) -> Sequence[tuple[bytes, bytes]]:
+def told_to(trace: Any, method: bytes, url: str) -> Sequence[tuple[bytes, bytes]]:
     """Tells the trace of an attempt what is sent; gives the headers that it wants sent along."""
     trace.method, trace.url = method.decode(), url
     return trace.headers  # type: ignore[no-any-return]  # telemetry stands on a floor above
 
 
 class Transport(Protocol):
-    """Sends one request and gives the head of its answer. `origin` is where to, `secrets` are its keys."""
+    """Sends one request and gives the head of its answer.
+
+    Attributes:
+        origin: where to.
+        secrets: its keys.
+        theirs: it is the user's, with hooks, authentication and transports that may raise anything.
+    """
 
     origin: str
     secrets: tuple[str, ...]
+    theirs: bool
 
     async def send(self, method: bytes, path: str, body: bytes, watch: Watch) -> Answer:
         """Raises whatever the HTTP library raises; `exchange.py` classifies it."""
@@ -173,6 +180,8 @@ class _Pools:
 class OwnTransport:
     """Our own connections to one endpoint, on every loop that uses it."""
 
+    theirs = False
+
     def __init__(self, endpoint: Endpoint) -> None:
         import httpcore2  # noqa: F401  # now, because in the first call it would hold up the event loop
 
@@ -196,7 +205,7 @@ class OwnTransport:
             self._urls[path] = url
         headers = [*at.headers, *watch.headers, (b"Content-Length", b"%d" % len(body))]
         if watch.trace is not None:
-            headers += _told(watch.trace, method, at.url + path)
+            headers += told_to(watch.trace, method, at.url + path)
         token = _WATCH.set(watch)
         try:
             answer = await pool.handle_async_request(httpcore2.Request(method, url, headers=headers, content=body))
@@ -243,47 +252,3 @@ class OwnTransport:
         pools = self._loops.get(running_loop())
         if pools is not None:
             await pools.life.aclose()
-
-
-class UserTransport:
-    """The user's own client: its proxies, TLS and limits are his, and its authentication where we have no key."""
-
-    def __init__(self, endpoint: Endpoint, client: Any) -> None:
-        if not all(callable(getattr(client, verb, None)) for verb in ("send", "build_request", "aclose")):
-            raise ConfigError("http_client: an httpx2.AsyncClient or an httpx.AsyncClient is needed")
-        self._endpoint, self._client = endpoint, client
-        self.origin, self.secrets = endpoint.origin, endpoint.secrets
-        keyed = any(name.lower() == b"authorization" for name, _ in endpoint.headers)
-        self._how: dict[str, Any] = {"stream": True, "follow_redirects": False, **({"auth": None} if keyed else {})}
-        self._loop: Any = None
-
-    async def send(self, method: bytes, path: str, body: bytes, watch: Watch) -> Answer:
-        """Sends it with the watch's limits in place of the client's, but for its pool."""
-        loop = running_loop()
-        self._loop = self._loop or loop
-        if loop is not self._loop:
-            raise ClientClosed("http_client: it is bound to the event loop that used it first; give each loop its own")
-        client, at = self._client, self._endpoint
-        traced = _told(watch.trace, method, at.url + path) if watch.trace is not None else ()
-        request = client.build_request(
-            method.decode(), at.url + path, content=body, headers=[*at.headers[1:], *watch.headers, *traced],
-            timeout=(watch.limits.connect, None, None, client.timeout.pool),
-        )  # fmt: skip
-        response = await client.send(request, **self._how)
-        return Answer(response.status_code, response.headers.raw, _Body(response))
-
-    async def aclose(self) -> None:
-        """Nothing: who made the client closes it."""
-
-
-class _Body:
-    """The body of a user's response, and the way to close it."""
-
-    def __init__(self, response: Any) -> None:
-        self._response = response
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._response.stream.__aiter__()  # type: ignore[no-any-return]  # two libraries, one shape
-
-    async def aclose(self) -> None:
-        await self._response.aclose()

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+from resilient_llm._canary import Canary
 from resilient_llm._detached import Detached
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._models import ModelInfo, told
@@ -22,10 +23,11 @@ from resilient_llm.backends import _ollama_settings as settings
 from resilient_llm.backends._endpoint import endpoint
 from resilient_llm.backends._ollama_memory import Memory
 from resilient_llm.backends._ollama_mend import Mender
-from resilient_llm.backends._ollama_server import Server
+from resilient_llm.backends._ollama_server import Server, unless_untold
 from resilient_llm.backends._ollama_silence import Loops, Question
+from resilient_llm.backends._user_client import UserTransport
 from resilient_llm.backends.base import Batches
-from resilient_llm.backends.http import OwnTransport, Transport, UserTransport
+from resilient_llm.backends.http import OwnTransport, Transport
 from resilient_llm.wire.ollama import OllamaCodec, same_model
 
 
@@ -88,8 +90,8 @@ class Ollama:
         at = endpoint(settings.address(base_url), headers or {}, api_key or settings.key(base_url))
         self.origin = at.origin
         literal = zone_of("127.0.0.1" if at.host == "localhost" else at.host) if settings.is_address(at.host) else None
-        cloud = model.endswith(("-cloud", ":cloud"))
-        self.zone: Zone | None = "internet" if cloud or http_client is not None else literal
+        self._cloud = model.endswith(("-cloud", ":cloud"))
+        self.zone: Zone | None = "internet" if self._cloud or http_client is not None else literal
         self.slots = settings.parallel() if literal == "machine" else 1
         self._codec = OllamaCodec(
             model, num_ctx=num_ctx, options=options, think=think, shift=shift, window=lambda: self.window
@@ -134,17 +136,22 @@ class Ollama:
 
     async def _one_token(self, watch: Watch) -> None:
         """Gets one token, or vector, out of the model: the only proof that it works."""
-        embed = await self._memory.only_embeds(watch)
+        await self._memory.ready(None, watch)
+        embed = await unless_untold(self._memory.only_embeds, watch)
         request: Request = (
             EmbedRequest(("a",)) if embed else ChatRequest((Message(role="user", content="a"),), max_tokens=1)
         )
         async with self.open(request, watch) as batches:
             await anext(batches)
 
-    def suspect(self) -> None:
-        """The breaker has opened: finds out whether the runner is wedged, and mends it. Nobody waits for that."""
-        if self.zone != "internet":
-            self._mender.suspect()
+    def suspect(self, canary: Canary) -> None:
+        """No tokens came: finds out whether the runner is wedged, and mends it. Nobody waits for that.
+
+        Args:
+            canary: has its turn as soon as the breaker lets one request through.
+        """
+        if not self._cloud:
+            self._mender.suspect(canary)
 
     async def ready(self, request: Request | None, watch: Watch) -> None:
         """Brings the model into memory with the window that it is to have, unless it spoke a moment ago.

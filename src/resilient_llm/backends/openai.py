@@ -15,9 +15,11 @@ from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm.backends._endpoint import Endpoint, endpoint
 from resilient_llm.backends._exchange import Exchange, fetch
+from resilient_llm.backends._user_client import UserTransport
 from resilient_llm.backends.base import Batches
-from resilient_llm.backends.http import OwnTransport, Transport, UserTransport
+from resilient_llm.backends.http import OwnTransport, Transport
 from resilient_llm.backends.providers import HOSTS, PROVIDERS, name_at, provider_at
+from resilient_llm.wire import HTTPCall
 from resilient_llm.wire._openai_count import COUNTERS, count_body, counted_in
 from resilient_llm.wire._openai_models import ELSEWHERE, kind_of, named, parse_models, window_in
 from resilient_llm.wire.openai import OpenAICodec, Profile, profile_for
@@ -156,7 +158,7 @@ class OpenAICompatible:
             await root.aclose()
 
     async def _ask(self, transport: Transport, path: str, watch: Watch) -> bytes:
-        return await fetch(transport, b"GET", path, b"", self._codec.error, watch, METADATA_TIME)
+        return await fetch(transport, b"GET", HTTPCall(path, b""), self._codec.error, watch, METADATA_TIME)
 
     def _to(self, at: Endpoint) -> Transport:
         return OwnTransport(at) if self._client is None else UserTransport(at, self._client)
@@ -178,10 +180,10 @@ class OpenAICompatible:
         if how is None or not self._counts:
             return None
         call = self._codec.encode(request, stream=False)
-        body = count_body(call.body, how)
+        asked = HTTPCall(how.path, count_body(call.body, how))
         root = self._to(replace(self._at, prefix=self._at.prefix.removesuffix("/v1"))) if how.beside else None
         try:
-            answer = await fetch(root or self._transport, b"POST", how.path, body, self._codec.error, watch, COUNT_TIME)
+            answer = await fetch(root or self._transport, b"POST", asked, self._codec.error, watch, COUNT_TIME)
             return counted_in(answer, how)
         except LLMError as error:
             self._counts = error.status not in UNKNOWN  # what is only slow, or busy, is asked again

@@ -7,29 +7,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from resilient_llm._errors import FirstTokenTimeout, LLMError
+from resilient_llm._errors import FirstTokenTimeout, LLMError, StreamStalled
 
+SILENT = (FirstTokenTimeout, StreamStalled)  # the server took a request, and what is missing are its tokens
 State = Literal["closed", "open", "half-open"]
 Mode = Literal["auto", "forced_open", "observe_only"]
 Role = Literal["normal", "probe"]
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """A breaker has changed its state at the instant `at`, for this reason."""
+class Transition(NamedTuple):
+    """A breaker has changed its state at the instant `at`, for this reason.
+
+    Attributes:
+        slow: what opened it was silence, and not something that the server said.
+    """
 
     before: State
     after: State
     at: float
     reason: str
+    slow: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerSnapshot:
+class BreakerSnapshot(NamedTuple):
     """What a breaker knows.
 
     Attributes:
@@ -68,29 +71,31 @@ class Permit:
 
     def success(self, now: float) -> None:
         """The server answered."""
-        self._hear((self, now, False, False, None))
+        self._hear((self, now, False, False, None, None))
 
     def failure(self, now: float, *, slow: bool = False, retry_after: float | None = None) -> None:
-        """The server failed; `slow` if it did so by giving no first token in time."""
-        self._hear((self, now, True, slow, retry_after))
+        """The server failed; `slow` if it did so by giving no token in time, be it the first or a later one."""
+        self._hear((self, now, True, slow, None, retry_after))
 
-    def slow(self, now: float) -> None:
-        """Someone cut the attempt after 5 s or more without an event: no failure, but two in a row open the breaker."""
-        self._hear((self, now, None, True, None))
+    def slow(self, now: float, *, since: float = -math.inf) -> None:
+        """Someone cut the attempt, and nothing had come since that instant: no failure, but two in a row open it.
+
+        A silence counts from 5 s on. Shorter ones add up, as far as they do not overlap, until the server is heard.
+        """
+        self._hear((self, now, None, False, since, None))
 
     def release(self) -> None:
         """No verdict: it was cancelled, or ended in a way that says nothing about the server."""
-        self._hear((self, 0.0, None, False, None))
+        self._hear((self, 0.0, None, False, None, None))
 
     def judge(self, error: BaseException | None, now: float) -> None:
         """The verdict that an outcome amounts to. A caller's mistake is a success: the server answered."""
-        ours = isinstance(error, LLMError)
         fault = error.fault if isinstance(error, LLMError) else "backend" if isinstance(error, Exception) else None
         if error is None or fault == "caller":
             self.success(now)
         elif fault == "backend":
             hint = error.retry_after if isinstance(error, LLMError) else None
-            self.failure(now, slow=ours and isinstance(error, FirstTokenTimeout), retry_after=hint)
+            self.failure(now, slow=isinstance(error, SILENT), retry_after=hint)
         else:
             self.release()
 
@@ -98,7 +103,8 @@ class Permit:
         return f"Permit({self.role}, generation {self.generation}{', settled' if self.settled else ''})"
 
 
-Verdict = tuple[Permit, float, bool | None, bool, float | None]  # permit, now, failed, slow, retry_after
+# permit, now, failed, slow, since when nothing had come, retry_after
+Verdict = tuple[Permit, float, bool | None, bool, float | None, float | None]
 
 
 class Guarded:

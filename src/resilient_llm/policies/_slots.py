@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import anyio
 
@@ -52,8 +51,7 @@ T = TypeVar("T", bound=Held)
 S = TypeVar("S", bound=Held, covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class BulkheadSnapshot:
+class BulkheadSnapshot(NamedTuple):
     """How full it is.
 
     Attributes:

@@ -24,8 +24,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from resilient_llm._errors import ConfigError, DeadlineUnattainable, LLMError, RateLimited
 from resilient_llm._fork import forgets
@@ -34,8 +33,7 @@ T = TypeVar("T")
 MINUTE = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class RateSnapshot:
+class RateSnapshot(NamedTuple):
     """How much of a minute is taken.
 
     Attributes:
@@ -226,4 +224,5 @@ class RateLimit:
     def __repr__(self) -> str:
         limits = {"requests": self.requests_per_minute, "tokens": self.tokens_per_minute}
         given = " and ".join(f"{value:,} {name}" for name, value in limits.items() if value is not None)
-        return f"RateLimit({given} a minute, {self._tokens:,} tokens taken)"
+        taken = f", {self._tokens:,} tokens taken" if self.tokens_per_minute is not None else ""
+        return f"RateLimit({given} a minute{taken})"

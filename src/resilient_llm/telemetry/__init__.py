@@ -4,6 +4,7 @@ Nothing has to be set up here: an application that gives OpenTelemetry a provide
 of all spans, attributes and metrics stand on the page `docs/telemetry-names.md`.
 """
 
-from resilient_llm.telemetry._hub import Telemetry, execute_tool
+from resilient_llm.telemetry._options import Telemetry
+from resilient_llm.telemetry._tool import execute_tool
 
 __all__ = ["Telemetry", "execute_tool"]

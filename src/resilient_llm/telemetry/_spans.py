@@ -42,7 +42,7 @@ from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry import _semconv_metrics as metrics
 from resilient_llm.telemetry import _summary as summary
 from resilient_llm.telemetry._metrics import Ended
-from resilient_llm.telemetry._sent import Sent, Sinks
+from resilient_llm.telemetry._sent import LATER, Sent, Sinks
 from resilient_llm.telemetry._targets import Target
 
 if TYPE_CHECKING:
@@ -77,10 +77,9 @@ class CallTrace:
     def hear(self, event: ClientEvent) -> None:
         """Takes in what the client tells, and passes it on to the user's listeners."""
         if getattr(event, "outcome", None) == "left":
-            self._sinks.later.append((self, event))  # this may be a finaliser
+            LATER.waiting.append((self, event))  # this may be a finaliser
         else:
-            if self._sinks.later:
-                self._sinks.settle()
+            LATER.settle()
             self.take(event)
         if self._tell is not None:
             self._tell(event)
@@ -136,7 +135,7 @@ class CallTrace:
 
     def settle(self) -> None:
         """What was left for later is done now."""
-        self._sinks.settle()
+        LATER.settle()
 
     def _at(self, seconds: float) -> int:
         return self._wall + int(seconds * 1e9)
@@ -186,14 +185,12 @@ class CallTrace:
             self._refused(record)
             return
         self._sent = None
-        target, run = sent.target, self._run
-        assert run is not None
+        target = sent.target
         target.active.discard(sent)
         self._tell_news(target)
         outcome = summary.ENDED[event.outcome]
-        usage = summary.usage_of(run, record.error)
         if sent.span.is_recording():
-            sent.span.set_attributes(summary.of_attempt(sent, record, outcome, usage))
+            sent.span.set_attributes(summary.of_attempt(sent, record, outcome))
             if record.error is not None:
                 sent.span.set_status(Status(StatusCode.ERROR, summary.words(record.error)))
         sent.span.end(self._at(record.started + record.total))
@@ -203,9 +200,9 @@ class CallTrace:
         tell = self._sinks.instruments.record
         tell(metrics.ATTEMPT_DURATION, record.total - record.queue, labels)
         if event.outcome == "ok":
-            self._usage = usage if self._usage is summary.NOTHING else self._usage + usage
+            self._usage = record.usage if self._usage is summary.NOTHING else self._usage + record.usage
             return
-        for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
+        for kind, tokens in (("input", record.usage.input_tokens), ("output", record.usage.output_tokens)):
             if tokens:
                 tell(metrics.DISCARDED, tokens, {**target.labels, names.TOKEN_TYPE: kind, names.REASON: outcome})
 

@@ -39,16 +39,6 @@ def of_exception(error: LLMError) -> dict[str, str]:
     return {"exception.type": type(error).__name__, "exception.message": str(error)}
 
 
-def usage_of(run: Run, error: LLMError | None) -> Usage:
-    """The tokens that the server counted for it, whether it served or not."""
-    if error is not None and error.usage is not None:
-        return error.usage
-    gathered = run.gathered
-    if gathered.done is not None:
-        return gathered.done.usage
-    return gathered.vectors.usage if gathered.vectors is not None else NOTHING
-
-
 def outcome_of(event: CallEnded, requests: int) -> tuple[str, int]:
     """How the call ended, and how many routes had failed before the one that served."""
     failed = {one.route for one in event.attempts if one.error is not None}
@@ -60,7 +50,7 @@ def outcome_of(event: CallEnded, requests: int) -> tuple[str, int]:
     return {"cancelled": "cancelled", "left": "abandoned"}[event.outcome], depth
 
 
-def of_attempt(wire: Wire, record: Attempt, outcome: str, usage: Usage) -> dict[str, Any]:
+def of_attempt(wire: Wire, record: Attempt, outcome: str) -> dict[str, Any]:
     """The attributes of an attempt that are known at its end."""
     error = record.error
     found: dict[str, Any] = {names.ATTEMPT_OUTCOME: outcome}
@@ -80,7 +70,7 @@ def of_attempt(wire: Wire, record: Attempt, outcome: str, usage: Usage) -> dict[
     elif outcome == "cancelled":
         optional[names.ERROR_TYPE] = names.CANCELLED
     if outcome != "served":
-        optional |= {names.LOST_INPUT: usage.input_tokens, names.LOST_OUTPUT: usage.output_tokens}
+        optional |= {names.LOST_INPUT: record.usage.input_tokens, names.LOST_OUTPUT: record.usage.output_tokens}
     found.update((key, value) for key, value in optional.items() if value is not None)
     return found
 
@@ -163,6 +153,8 @@ def of_answer(run: Run, call: Call, *, first: float | None, seconds: float, whol
         return found
     found[names.RESPONSE_MODEL] = done.model or leg.model
     found[names.FINISH_REASONS] = (done.finish_reason,)
+    if done.response_id is not None:
+        found[names.RESPONSE_ID] = done.response_id
     degraded = (*done.degraded, "restarted") if call.restarted else done.degraded
     if degraded:
         found[names.DEGRADED] = degraded

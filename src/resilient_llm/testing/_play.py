@@ -69,8 +69,10 @@ class Asked:
         """
         finish = FINISH.get(said.finish, "other")
         if not _events(said):
-            limit = getattr(self.request, "max_tokens", None)
-            raise nothing_said(said.finish, finish, self.usage(said), limit=limit)
+            limit, usage = getattr(self.request, "max_tokens", None), self.usage(said)
+            empty = nothing_said(said.finish, finish, usage, limit=limit)
+            empty.usage = usage
+            raise empty
         degraded: tuple[Degraded, ...] = ()
         if finish == "length":
             spoken = any(said.texts) or said.tool_calls

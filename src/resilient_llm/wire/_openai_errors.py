@@ -103,16 +103,19 @@ def _details(kind: type[LLMError], found: Envelope, text: str, *, oversize: bool
         tokens, limit = sizes(text)
         return {"tokens": found.sizes.get("tokens", tokens), "limit": found.sizes.get("limit", limit)}
     if kind is UnsupportedParameter:
-        return {"parameter": found.param or _parameter(text)}
+        return {"parameter": _parameter(found.param, text)}
     return {"categories": found.categories} if kind is ContentFiltered else {}
 
 
-def _parameter(text: str) -> str | None:
+def _parameter(blamed: str | None, text: str) -> str | None:
+    """The field: the one blamed, unless the words name another instead (Cerebras blames `validation_error`)."""
+    if blamed and blamed in text:
+        return blamed
     for row in WORDS:
         match = row.search(text) if row.kind is UnsupportedParameter else None
         if match and match.groupdict().get("parameter"):
             return match["parameter"]
-    return None
+    return blamed
 
 
 def _oversize(status: int | None, text: str) -> bool:

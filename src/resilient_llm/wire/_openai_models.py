@@ -3,7 +3,9 @@
 Rules of the file: a figure is believed where it means what is looked for (llama.cpp's `n_ctx_train` is not a window);
 what is missing or of a wrong type is unknown, and nothing raises but a body that is no list of models at all.
 Sources: the code of vLLM 0.33 and SGLang 0.5.23 (`max_model_len`), llama.cpp b11549 (`meta.n_ctx`, per slot), and the
-pages of OpenRouter, Groq (`context_window`), Mistral (`max_context_length`), LM Studio and TGI on their lists.
+pages of OpenRouter, Groq (`context_window`), Mistral (`max_context_length`), TGI and LM Studio on their lists.
+Together's list is bare (nextcloud/integration_openai#197). LM Studio's (lmstudio-ai/docs, 1_developer/2_rest/list.md)
+has other names, and its `max_context_length` is what a model was trained for: the window is that of a loaded instance.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from resilient_llm._models import ModelInfo, Price, told
 from resilient_llm._needs import Need
 from resilient_llm.wire._checks import is_name
 
-_WINDOWS = ("loaded_context_length", "max_model_len", "n_ctx", "context_length", "context_window", "max_context_length")
+_WINDOWS = ("max_model_len", "n_ctx", "context_length", "context_window", "max_context_length")
 _CAPS = ("max_completion_tokens", "max_output_tokens")
 _INNER = ("top_provider", "meta")  # OpenRouter's for who really serves it; llama.cpp's
 _LARGEST = 10**12
@@ -28,7 +30,7 @@ _LARGEST = 10**12
 ELSEWHERE: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "llamacpp": ("/props", ("default_generation_settings", "n_ctx")),
     "tgi": ("/info", ("max_total_tokens",)),
-    "lmstudio": ("/api/v0/models", ()),  # a list as any other
+    "lmstudio": ("/api/v1/models", ()),  # a list, since its version 0.4
 }
 
 
@@ -39,10 +41,14 @@ def parse_models(body: bytes) -> tuple[ModelInfo, ...]:
         Malformed: it is no list of models.
     """
     try:
-        entries = [entry for entry in from_json(body)["data"] if isinstance(entry["id"], str) and is_name(entry["id"])]
+        value = from_json(body)
+        if isinstance(value, dict):
+            value = value["data"] if "data" in value else value["models"]
+        entries = [(entry["id"] if "id" in entry else entry["key"], entry) for entry in value]
     except (ValueError, KeyError, TypeError):
         raise Malformed("/models: not a list of models") from None
-    return tuple(sorted((_model(entry) for entry in entries), key=lambda one: one.name))
+    known = [_model(name, entry) for name, entry in entries if isinstance(name, str) and is_name(name)]
+    return tuple(sorted(known, key=lambda one: one.name))
 
 
 def kind_of(body: bytes) -> str | None:
@@ -73,17 +79,24 @@ def named(models: tuple[ModelInfo, ...], name: str) -> ModelInfo | None:
     return models[0] if len(models) == 1 else None
 
 
-def _model(entry: Mapping[str, Any]) -> ModelInfo:
-    inner = [value for name in _INNER if isinstance(value := entry.get(name), dict)]
-    places = [*inner, entry]
+def _model(name: str, entry: Mapping[str, Any]) -> ModelInfo:
+    places = [*(value for key in _INNER if isinstance(value := entry.get(key), dict)), entry]
+    instances = entry.get("loaded_instances")
     return told(
-        entry["id"],
+        name,
         "server",
-        window=_first(places, _WINDOWS),
+        window=_first(places, _WINDOWS) if instances is None else _loaded(instances),
         max_output=_first(places, _CAPS),
         price=_price(entry.get("pricing")),
         lacks=_lacks(entry),
     )
+
+
+def _loaded(instances: object) -> int | None:
+    """The window of a model that LM Studio has in memory: the smallest, nobody knows which instance will answer."""
+    configs = [one.get("config") for one in instances if isinstance(one, dict)] if isinstance(instances, list) else []
+    found = (_count(one.get("context_length")) for one in configs if isinstance(one, dict))
+    return min((size for size in found if size is not None), default=None)
 
 
 def _first(places: list[Mapping[str, Any]], names: tuple[str, ...]) -> int | None:
@@ -114,12 +127,13 @@ def _dollars(value: object) -> float | None:
 
 
 def _lacks(entry: Mapping[str, Any]) -> list[Need]:
-    """What is not among what it takes, where that is told: by llama.cpp and OpenRouter."""
-    takes, architecture = entry.get("supported_parameters"), entry.get("architecture")
+    """What is not among what it takes, where that is told: by llama.cpp and OpenRouter, by Mistral and LM Studio."""
+    takes, architecture, can = entry.get("supported_parameters"), entry.get("architecture"), entry.get("capabilities")
     reads = architecture.get("input_modalities") if isinstance(architecture, dict) else None
+    able = can if isinstance(can, dict) else {}
     lacks: list[Need] = []
-    if isinstance(takes, list) and takes and "tools" not in takes:
+    if (isinstance(takes, list) and takes and "tools" not in takes) or able.get("function_calling") is False:
         lacks.append("tools")
-    if isinstance(reads, list) and reads and "image" not in reads:
+    if (isinstance(reads, list) and reads and "image" not in reads) or able.get("vision") is False:
         lacks.append("vision")
     return lacks

@@ -62,6 +62,7 @@ class ToolCalls:
     the one with its index; else the last. Servers leave ids out, repeat them, send them late, or count every parallel
     call as 0 (ollama#15457), and none of these breaks the rule. A piece that brings a name and arguments to a call that
     is already whole opens a new one: some proxies send parallel calls with neither id nor a new index.
+    An id that comes late, with the same name once more, is that of the call which is not whole and has none.
     """
 
     __slots__ = ("_by_id", "_by_index", "_calls", "_room")
@@ -105,10 +106,7 @@ class ToolCalls:
             return self._by_id[id]
         last = self._calls[-1] if self._calls else None
         call = last if index is None else self._by_index.get(index)
-        if call is not None and name and call.name:
-            if id or ((arguments or name != call.name) and call.whole()):
-                call = None
-        elif call is not None and id and call.id:
+        if call is not None and ((id and call.id) or (name and call.name and _another(call, id, name, arguments))):
             call = None
         if call is None:
             call = _Call([])
@@ -145,6 +143,11 @@ class ToolCalls:
             elif not cut:
                 raise OutputInvalid("the model wrote a tool call without a name, or with arguments that are not JSON")
         return made
+
+
+def _another(call: _Call, id: str, name: str, arguments: str) -> bool:
+    """A piece with a name is of another call than this one, which has a name too and no id, or not that id."""
+    return bool(id and name != call.name) or (bool(id or arguments or name != call.name) and call.whole())
 
 
 _REASONING = ("reasoning_content", "reasoning", "reasoning_text")  # some send two with the same text: the first counts

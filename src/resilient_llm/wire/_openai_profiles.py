@@ -183,6 +183,7 @@ PROFILES: tuple[tuple[str, str, Profile], ...] = (
     ("openai|azure", r"gpt-5(?!\.)", replace(_REASONER, reasoning=_effort(none="minimal"))),
     ("openai|azure", r"gpt-5", _REASONER),
     ("openai|azure", r"(chatgpt|gpt-[34])", replace(_OPENAI, reasoning=_NEVER)),
+    ("azure", r"(mistral|ministral|codestral|pixtral)", _MISTRAL),
     ("openai|azure", r"", _OPENAI),
     ("mistral", r"magistral", replace(_MISTRAL, reasons_by_default=True, reasoning=_switch(None, {}))),
     ("mistral", r"", _MISTRAL),

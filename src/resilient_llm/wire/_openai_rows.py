@@ -110,10 +110,13 @@ WORDS = (
     _row(Overloaded, r"engine is currently busy|token backlog limit|request waiting timeout", fault="nobody"),
     _row(Overloaded, r"(tier |at |over |no )capacity|high demand|is (currently )?overloaded", _BUSY),
     _row(QuotaExhausted, r"insufficient (balance|credits)|exceeded your current quota|credit balance", _MONEY),
-    _row(QuotaExhausted, r"(out of|more) credits|free-models-per-day|usage limit for this (billing|period)", _MONEY),
+    _row(
+        QuotaExhausted, r"(out of|more|any) credits|free-models-per-day|usage limit for this (billing|period)", _MONEY
+    ),
     _row(QuotaExhausted, r"reached your (\w+ )?usage limit", _MONEY),  # Ollama's cloud (ollama/ollama#15934)
     _row(QuotaExhausted, r"(spend|spending|monthly|budget) (limit|exceeded)|budget has been exceeded", _MONEY),
     _row(QuotaExhausted, r"crossed budget|over budget", _MONEY),  # LiteLLM
+    _row(QuotaExhausted, r"key limit exceeded", _MONEY),  # OpenRouter's, of one key's budget
     _row(
         UnsupportedParameter,
         r"(unsupported|unknown|unrecognized) (request )?(parameter|argument|field)( supplied)?:? ['\"`]?"
@@ -142,6 +145,7 @@ WORDS = (
     _row(
         BadRequest, r"unexpected endpoint or method", falls_back=True
     ),  # LM Studio, with a 200: a base URL without /v1
+    _row(BadRequest, r"image urls are not (currently )?supported", _REFUSED, falls_back=True),  # Ollama's /v1
     _row(OutputInvalid, r"model produced output that does not match"),  # llama.cpp
     # llama.cpp answers 500 to these mistakes of the caller
     _row(BadRequest, r"missing '?(role|tool|content|message)|unsupported (tool|content)", _WRONG),

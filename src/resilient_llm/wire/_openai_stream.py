@@ -22,10 +22,11 @@ from resilient_llm.wire._frames import ErrorFrame, ServerSentEvents
 from resilient_llm.wire._openai_errors import error_from
 from resilient_llm.wire._openai_finish import failed, meaning, nothing_said, refused, reported_in
 from resilient_llm.wire._openai_parts import ToolCalls, figures, texts, thoughts
+from resilient_llm.wire._openai_plain import Form, plain
 from resilient_llm.wire._shown import shown
+from resilient_llm.wire._thinking import Thinking
 
 MAX_BODY = 16 * 1024 * 1024  # bytes of an answer in one piece
-_BESIDE = frozenset({"content", "role", "token_id"})  # what may stand beside nothing but text
 _BLANK = b" \t\r\n\xef\xbb\xbf"  # white space, and the byte order mark
 
 
@@ -45,20 +46,25 @@ class ChatDecoder:
         "_filtered",
         "_fingerprint",
         "_finish",
+        "_form",
         "_frames",
+        "_id",
         "_limit",
         "_model",
         "_over",
         "_payload",
         "_queue",
         "_said",
+        "_thinking",
         "_thought",
+        "_usual",
         "finishing",
     )
 
     def __init__(self, *, degraded: tuple[Degraded, ...] = (), limit: int | None = None) -> None:
         self.finishing = False
         self._limit = limit
+        self._form: Form | None = Form()  # as long as it is of use
         self._frames: ServerSentEvents | None = None
         self._body: bytearray | None = None
         self._calls = ToolCalls()
@@ -68,10 +74,13 @@ class ChatDecoder:
         self._finish: str | None = None
         self._model: str | None = None
         self._fingerprint: str | None = None
+        self._id: str | None = None
         self._queue: float | None = None
         self._payload = False
         self._said = False
+        self._thinking = Thinking()
         self._thought = False
+        self._usual = False  # the next chunk may be nothing but text
         self._over = False
 
     def feed(self, data: bytes) -> list[WireEvent]:
@@ -81,22 +90,22 @@ class ChatDecoder:
             LLMError: the server reported an error, or its bytes are not the protocol. Text that came with the same
                 bytes is lost with it.
         """
-        if self._frames is None:
-            if self._body is None:
-                data = data.lstrip(_BLANK)  # DeepSeek sends blank lines for minutes before an answer in one piece
-                if not data:
-                    return []
-                self._sniff(data[:1])
-            if self._body is not None:
-                self._body += data
-                if len(self._body) > MAX_BODY:
-                    raise Malformed(f"the answer is longer than {MAX_BODY} bytes")
-                return []
-        assert self._frames is not None
+        frames = self._frames
+        if frames is None:
+            return self._begin(data)
+        if self._usual and self._form is not None and frames.quiet:
+            usual = self._form.events(data)
+            if usual is not None:
+                return usual
         events: list[WireEvent] = []
-        for frame in self._frames.feed(data):
+        for frame in frames.feed(data):
             self._frame(frame, events)
         return events
+
+    @property
+    def usage(self) -> Usage:
+        """What the server has counted so far: some do with every chunk."""
+        return Usage(**self._figures)  # type: ignore[arg-type]  # the names are those of `figures`
 
     def close(self) -> list[WireEvent]:
         """The last events.
@@ -118,6 +127,20 @@ class ChatDecoder:
             self._done(events)
         return events
 
+    def _begin(self, data: bytes) -> list[WireEvent]:
+        """Takes the bytes as long as they are not known to be a stream."""
+        if self._body is None:
+            data = data.lstrip(_BLANK)  # DeepSeek sends blank lines for minutes before an answer in one piece
+            if not data:
+                return []
+            self._sniff(data[:1])
+        if self._body is None:
+            return self.feed(data)
+        self._body += data
+        if len(self._body) > MAX_BODY:
+            raise Malformed(f"the answer is longer than {MAX_BODY} bytes")
+        return []
+
     def _sniff(self, first: bytes) -> None:
         if first == b"<":
             raise Malformed("the server sent a page of HTML instead of an answer")
@@ -133,10 +156,12 @@ class ChatDecoder:
             chunk = from_json(frame)
         except ValueError as error:
             raise Malformed(f"an event of the answer is not JSON: {error}") from None
-        text = _plain(chunk) if self._model is not None else None  # the first chunk tells more than text
+        text = plain(chunk) if self._usual else None
         if text is None:
             return self._chunk(chunk, events)
         self._said = True
+        if self._form is not None and not self._form.learn(frame, text):
+            self._form = None
         return events.append(TextDelta(text))
 
     def _rare(self, frame: bytes, events: list[WireEvent]) -> None:
@@ -190,22 +215,29 @@ class ChatDecoder:
             index = choice.get("index") or 0
             if checked(index, int, "the index of a choice") == 0:
                 self._choice(choice, events)
+        self._usual = self._model is not None and self._thinking.over  # the first chunks tell more than text
 
     def _choice(self, choice: dict[str, Any], events: list[WireEvent]) -> None:
         delta = checked(choice.get("delta") or choice.get("message") or {}, dict, "delta")
         text, thought = texts(delta.get("content") or "")
-        text += checked(delta.get("refusal") or "", str, "refusal")  # its only answer then
-        thought = thought or thoughts(delta)
+        self._speak("", thought or thoughts(delta), events)
+        if text:
+            self._speak(*self._thinking.split(text), events)
+        self._speak(checked(delta.get("refusal") or "", str, "refusal"), "", events)  # its only answer then
+        for piece in checked(delta.get("tool_calls") or [], list, "tool_calls"):
+            self._calls.add(piece)
+        if delta.get("function_call"):  # what `tool_calls` was before there were several
+            self._calls.add({"index": 0, "function": delta["function_call"]})
+        self._add_usage(choice.get("usage"))  # Moonshot
+        self._end(choice)
+
+    def _speak(self, text: str, thought: str, events: list[WireEvent]) -> None:
         if thought:
             self._thought = True
             events.append(ReasoningDelta(thought))
         if text:
             self._said = True
             events.append(TextDelta(text))
-        for piece in checked(delta.get("tool_calls") or [], list, "tool_calls"):
-            self._calls.add(piece)
-        self._add_usage(choice.get("usage"))  # Moonshot
-        self._end(choice)
 
     def _end(self, choice: dict[str, Any]) -> None:
         """The finish of a choice, if it has one, or the error that it is."""
@@ -220,8 +252,9 @@ class ChatDecoder:
             self.finishing = True
 
     def _describe(self, chunk: dict[str, Any]) -> None:
-        """Model, fingerprint and usage. An answer does not die of them."""
+        """Model, fingerprint, id and usage. An answer does not die of them."""
         groq = chunk.get("x_groq")
+        self._id = self._id or name_in(chunk, "id")
         self._model = self._model or name_in(chunk, "model")
         self._fingerprint = self._fingerprint or name_in(chunk, "system_fingerprint")
         self._add_usage(chunk.get("usage"))
@@ -240,10 +273,11 @@ class ChatDecoder:
 
     def _done(self, events: list[WireEvent], assumed: str = "") -> None:
         """Ends the answer with its tool calls and `Done`, or says why it is none."""
-        self._over = self.finishing = True
+        self._over, self._usual, self.finishing = True, False, True
+        self._speak(*self._thinking.close(), events)
         raw = self._finish
         finish = meaning(raw or assumed)
-        usage = Usage(**self._figures)  # type: ignore[arg-type]  # the names are those of `figures`
+        usage = self.usage
         calls = self._calls.finish(cut=finish == "length", ended=raw is not None)
         degraded: list[Degraded] = [*self._degraded]
         if finish == "length":
@@ -257,39 +291,8 @@ class ChatDecoder:
         if calls and finish == "stop":  # Groq, Ollama, Gemini and llama.cpp say so now and then
             finish = "tool_calls"
         events.extend(calls)
-        events.append(Done(finish, usage, raw, self._model, self._fingerprint, tuple(degraded), None, self._queue))
-
-
-def _plain(chunk: dict[str, Any]) -> str | None:
-    """The text of a chunk that holds nothing else; `None` if it may hold more, or is not what it should be."""
-    try:
-        (choice,) = chunk["choices"]
-        delta = choice["delta"]
-        text = delta["content"]
-        if (
-            text.__class__ is str
-            and text
-            and (len(delta) == 1 or _bare(delta))
-            and not choice.get("finish_reason")
-            and not choice.get("index")
-            and "usage" not in choice
-            and not chunk.get("usage")
-            and "error" not in chunk
-            and "error" not in choice
-            and "x_groq" not in chunk
-        ):
-            return text
-    except (KeyError, TypeError, ValueError, AttributeError):
-        pass
-    return None
-
-
-def _bare(delta: dict[str, Any]) -> bool:
-    """Beside its text the piece holds at most its role and what is empty: OpenRouter, Ollama, SGLang, Together, TGI."""
-    for key, value in delta.items():  # noqa: SIM110  # a generator would cost three times as much
-        if value and key not in _BESIDE:
-            return False
-    return True
+        known = self._model, self._fingerprint, tuple(degraded)
+        events.append(Done(finish, usage, raw, *known, server_queue=self._queue, response_id=self._id))
 
 
 def _is_json(frame: bytes) -> bool:
