@@ -26,6 +26,7 @@ from resilient_llm.wire._openai_models import ELSEWHERE, kind_of, named, parse_m
 from resilient_llm.wire.openai import OpenAICodec, Profile, profile_for
 
 COUNT_TIME = 1.0  # seconds for counting a prompt; then the estimate has to do
+UNKNOWN = (404, 405, 501)  # the statuses of a server that does not know the question
 METADATA_TIME = 5.0  # seconds for a metadata call; hosted catalogues are long
 
 
@@ -190,7 +191,7 @@ class OpenAICompatible:
             answer = await fetch(root or self._transport, b"POST", asked, self._codec.error, watch, COUNT_TIME)
             return counted_in(answer, how)
         except LLMError as error:
-            self._counts = error.status is None  # it does not know the question; what is only slow is asked again
+            self._counts = error.status not in UNKNOWN  # what is only slow, or busy, is asked again
             return None
         finally:
             if root is not None:
