@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,11 +21,11 @@ import anyio
 
 from resilient_llm._detached import running_loop
 from resilient_llm._errors import ConfigError
+from resilient_llm._numbers import is_number, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Clock = Callable[[], float]
-_EVER = 2**63  # a larger whole number of seconds may be none that a clock can be moved on by
 CEILING = 900.0  # seconds, where nobody set a deadline; peers: openai-python 600 s, LiteLLM 6,000 s
 _AMBIENT: ContextVar[tuple[Clock, float] | None] = ContextVar("resilient_llm.deadline", default=None)
 
@@ -37,9 +38,8 @@ def seconds(name: str, value: float | None) -> float | None:
     """
     if value is None:
         return None
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not value > 0 or (isinstance(value, int) and value > _EVER):
-        raise ConfigError(f"{name}: {value!r:.40} is not a number of seconds above 0")
+    if not is_number(value) or not value > 0 or sys.float_info.max < value < math.inf:
+        raise ConfigError(f"{name}: {shown(value)} is not a number of seconds above 0")
     return value
 
 
@@ -82,7 +82,8 @@ def deadline(seconds_from_now: float, *, clock: Clock = time.monotonic) -> Itera
     Raises:
         ConfigError: not a number of seconds above 0.
     """
-    seconds("deadline", seconds_from_now)
+    if seconds("deadline", seconds_from_now) is None:
+        raise ConfigError("deadline: None is not a number of seconds above 0")
     with _within(seconds_from_now, clock):
         yield
 
@@ -122,7 +123,7 @@ def take(timeout: float | None, clock: Clock, default: float) -> Deadline:
         default: seconds to the first token if the user set neither.
     """
     now = clock()
-    at = now + (seconds("timeout", timeout) or math.inf)
+    at = math.inf if seconds("timeout", timeout) is None else now + (timeout or 0)
     block = _AMBIENT.get()
     if block is not None:
         at = min(at, now + block[1] - block[0]())

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from resilient_llm._errors import ConfigError
-from resilient_llm._given import doing, of
 from resilient_llm._messages import Image, Message, Messages, Role, ToolCall, messages_from
 
 __all__ = [
@@ -33,11 +32,6 @@ class Tool:
     parameters: Mapping[str, Any]
     function: Callable[..., Any] | None = None
 
-    def __post_init__(self) -> None:
-        of(str, name=self.name or (), description=self.description)
-        of(Mapping, parameters=self.parameters)
-        doing("__call__", function=self.function)
-
     def __repr__(self) -> str:
         return f"Tool({self.name!r})"
 
@@ -45,7 +39,7 @@ class Tool:
 def _number(name: str, value: float | None, low: float, high: float = math.inf, kind: Any = (int, float)) -> None:
     if value is not None and not (isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high):
         wanted = f"between {low:g} and {high:g}" if high < math.inf else f"{low:g} or more"
-        raise ConfigError(f"{name}: {value!r:.40} is not a {'whole ' if kind is int else ''}number {wanted}")
+        raise ConfigError(f"{name}: {value!r} is not a {'whole ' if kind is int else ''}number {wanted}")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

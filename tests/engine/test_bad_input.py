@@ -95,8 +95,6 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Route(FakeBackend(), lacks=1), "lacks: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), price=1.0), "price: "),  # type: ignore[arg-type]
     (lambda: Image(), "image: "),
-    (lambda: Tool("", "", {}), "name: "),
-    (lambda: Tool("f", "", []), "parameters: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), zone="moon"), "zone: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), on_break="again"), "on_break: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), falls_back_on=(ValueError,)), "falls_back_on: "),  # type: ignore[arg-type]
@@ -189,10 +187,12 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"stop": 3}, "stop: "),
     ({"reasoning": "hard"}, "reasoning: "),
     ({"tools": [3]}, "tools: "),
+    ({"tools": [Tool("", "", {})]}, "tools: "),
+    ({"tools": [Tool("f", "", [])]}, "tools: "),  # type: ignore[arg-type]
     ({"tools": 3}, "tools: "),
     ({"tools": [{"function": {}}]}, "tools: "),
-    ({"tools": [{"function": {"name": 7}}]}, "tools: name: "),
-    ({"tools": [{"name": "f", "parameters": "x"}]}, "tools: parameters: "),
+    ({"tools": [{"function": {"name": 7}}]}, "tools: "),
+    ({"tools": [{"name": "f", "parameters": "x"}]}, "tools: "),
     ({"tools": [lambda *rest: 0]}, "tools: "),
     ({"seed": "x"}, "seed: "),
     ({"seed": 1.5}, "seed: "),
@@ -220,7 +220,7 @@ async def test_what_is_wrong_with_the_messages_is_told_by_its_place(ask: Ask, me
     assert (await ask(llm)).text == "yes"
 
 
-@pytest.mark.parametrize(("options", "field"), OPTIONS, ids=repr)
+@pytest.mark.parametrize(("options", "field"), OPTIONS, ids=lambda one: repr(one)[:60])
 async def test_what_is_wrong_with_an_option_is_told_by_its_name(ask: Ask, options: dict[str, Any], field: str) -> None:
     backend = FakeBackend(say("yes"))
     llm = client(backend)

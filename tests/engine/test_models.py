@@ -145,7 +145,7 @@ async def test_a_guard_of_the_user_is_named_as_the_source() -> None:
 
 
 async def test_a_price_that_is_none_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="price: a Price is needed"):
+    with pytest.raises(ConfigError, match="price: 3 is not a Price"):
         Route(FakeBackend(), price=3)  # type: ignore[arg-type]
 
 

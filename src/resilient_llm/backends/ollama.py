@@ -15,13 +15,13 @@ from typing import Any, Literal
 from resilient_llm._canary import Canary
 from resilient_llm._detached import Detached
 from resilient_llm._errors import ConfigError, LLMError
-from resilient_llm._given import doing, of, tokens
 from resilient_llm._models import ModelInfo, told
+from resilient_llm._numbers import whole
 from resilient_llm._types import ChatRequest, EmbedRequest, Message, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm._zones import zone_of
 from resilient_llm.backends import _ollama_settings as settings
-from resilient_llm.backends._endpoint import endpoint
+from resilient_llm.backends._endpoint import checked_names, endpoint
 from resilient_llm.backends._ollama_memory import Memory
 from resilient_llm.backends._ollama_mend import Mender
 from resilient_llm.backends._ollama_server import Server, unless_untold
@@ -78,16 +78,12 @@ class Ollama:
         http_client: Any = None,
         name: str | None = None,
     ) -> None:
-        if not isinstance(model, str) or not model.strip() or not model.isprintable():
-            raise ConfigError("model: give the name of a model, such as 'llama3.2'")
+        checked_names(model, name, "llama3.2")
+        settings.checked_switches(think, shift)
         if num_ctx is None and isinstance(options, Mapping):
             num_ctx = options.get("num_ctx")
-        of(str, base_url=base_url, api_key=api_key, name=name)
-        of(Mapping, headers=headers)
-        of(bool, shift=shift)
-        tokens(4, num_ctx=num_ctx)
-        if not (think is None or isinstance(think, bool) or think in ("low", "medium", "high", "max")):
-            raise ConfigError(f"think: {think!r:.40} is not one of True, False, low, medium, high, max")
+        if num_ctx is not None:
+            whole("num_ctx", num_ctx, 4)
         stays = settings.stays(keep_alive)
         settings.checked_options(options)
         self.model = model
@@ -108,7 +104,8 @@ class Ollama:
         self._server = Server(self._transport, self._codec, model, self.origin)
         self._memory = Memory(self._server, self._detached, self._pinned, keep_alive, stays)
         self._loops = Loops(self._memory, self._detached)
-        doing("__call__", on_wedged=on_wedged)
+        if on_wedged is not None and not callable(on_wedged):
+            raise ConfigError(f"on_wedged: a function is needed, not {type(on_wedged).__name__}")
         self._mender = Mender(self, self._memory, self._loops, self._detached, self._one_token, on_wedged)
 
     @property
