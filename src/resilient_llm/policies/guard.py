@@ -162,7 +162,12 @@ class ContextGuard:
             limit=max(room, 0),
         )
 
-    def __repr__(self) -> str:
-        rule = getattr(self.overflow, "__name__", type(self.overflow).__name__)
+    @property
+    def names(self) -> tuple[str, str]:
+        """Those of the rule and of what counts."""
         counter = "estimate" if self.counter is None else getattr(self.counter, "__name__", type(self.counter).__name__)
+        return getattr(self.overflow, "__name__", type(self.overflow).__name__), counter
+
+    def __repr__(self) -> str:
+        rule, counter = self.names
         return f"ContextGuard(window={self.window}, reserve={self.reserve}, overflow={rule}, counter={counter})"
