@@ -1,7 +1,7 @@
 """What `Client` costs over `AsyncClient`: a hop to the loop's thread and back for a call, a queue for a stream.
 
-CPU time of both threads. Two things are reported beside it. An empty hop through anyio's portal, the
-usual loop in a thread, though not the one that `Client` has. And an async call that begins after a pause of 0.2 ms: its caches are
+CPU time of both threads. Two things are reported beside it. An empty hop through anyio's portal, the usual loop in a
+thread, though not the one that `Client` has. And an async call that begins after a pause of 0.2 ms: its caches are
 cold, on a virtual machine above all, and a call of the facade always begins like that, because its loop slept.
 """
 
