@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 import anyio
 
 from resilient_llm._deadline import Clock
-from resilient_llm._errors import ConfigError, DeadlineExceeded, LLMError
+from resilient_llm._errors import DeadlineExceeded, LLMError
 from resilient_llm._loops import here
 
 if TYPE_CHECKING:
@@ -204,17 +204,6 @@ class Waiter(Generic[T]):
     def expired(self, now: float) -> DeadlineExceeded:
         """The error for waiting too long."""
         return DeadlineExceeded(f"no free slot within {now - self.began:.3g} s", phase="queue")
-
-
-def whole(**numbers: int | None) -> None:
-    """Checks what is given.
-
-    Raises:
-        ConfigError: a number is not a whole one of 1 or more.
-    """
-    for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name}: {value!r} is not a whole number of 1 or more")
 
 
 class Limit:

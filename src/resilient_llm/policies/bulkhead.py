@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._fork import forgets
-from resilient_llm.policies._slots import BulkheadSnapshot, Held, Limit, Reader, Slot, Tokens, Waiter, whole
+from resilient_llm.policies._numbers import whole
+from resilient_llm.policies._slots import BulkheadSnapshot, Held, Limit, Reader, Slot, Tokens, Waiter
 
 if TYPE_CHECKING:
     from resilient_llm.policies._shared import SharedSlots
@@ -56,13 +57,11 @@ class Bulkhead:
     """
 
     def __init__(self, slots: int | None = None, max_slots: int | None = None, shared: str | None = None) -> None:
-        whole(slots=slots, max_slots=max_slots)
+        whole(optional=True, slots=slots, max_slots=max_slots)
         if slots is not None and max_slots is not None and max_slots < slots:
             raise ConfigError(f"max_slots: {max_slots!r} is below the {slots!r} slots to begin with")
         if shared is not None and max_slots is not None:
-            raise ConfigError(
-                "max_slots: a number that processes share is fixed; leave one of max_slots and shared out"
-            )
+            raise ConfigError("max_slots: a number that processes share is fixed; give max_slots or shared, not both")
         self._limit = Limit(0)  # not known yet
         self._shared: SharedSlots | None = None
         if shared is not None:
@@ -125,13 +124,9 @@ class Bulkhead:
         return granted if isinstance(granted, Slot) else None
 
     async def acquire(
-        self,
-        take: Callable[[float], T | float],
-        peek: Callable[[float], LLMError | None],
-        *,
-        deadline: float,
-        clock: Clock,
-    ) -> Slot[T]:
+        self, take: Callable[[float], T | float], peek: Callable[[float], LLMError | None], *,
+        deadline: float, clock: Clock,
+    ) -> Slot[T]:  # fmt: skip
         """Waits for a slot. Cancelled while it waits, or at the moment of getting one, it holds nothing.
 
         Args:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from resilient_llm._errors import ConfigError, ContextOverflow
 from resilient_llm._types import ChatRequest, Message, messages_from
+from resilient_llm.policies._numbers import whole
 from resilient_llm.policies.tokens import TokenCounter, estimate_request, fits_surely
 
 ANSWER = 256  # tokens kept for the answer if the call does not say `max_tokens`
@@ -92,9 +93,8 @@ class ContextGuard:
     counter: TokenCounter | None = None
 
     def __post_init__(self) -> None:
-        for name, value, least in (("window", self.window, 1), ("reserve", self.reserve, 0)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ConfigError(f"{name}: {value!r} is not a whole number of {least} or more")
+        whole(1, optional=True, window=self.window)
+        whole(0, optional=True, reserve=self.reserve)
         if self.window is not None and self.reserve is not None and self.reserve >= self.window:
             raise ConfigError(f"reserve: {self.reserve} tokens leave nothing of a window of {self.window}")
         for name, function in (("overflow", self.overflow), ("counter", self.counter)):

@@ -31,6 +31,7 @@ from resilient_llm._errors import (
     StreamStalled,
 )
 from resilient_llm._fork import forgets
+from resilient_llm.policies._numbers import whole
 
 if TYPE_CHECKING:
     from tenacity.wait import wait_base
@@ -61,9 +62,7 @@ class Retry:
     patience: float = 3.0
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.attempts, int) and not isinstance(self.attempts, bool)
-        if self.attempts is not None and (not whole or self.attempts < 1):
-            raise ConfigError(f"attempts: {self.attempts!r} is not a whole number of 1 or more")
+        whole(optional=True, attempts=self.attempts)
         if self.wait is not None and not callable(self.wait):
             raise ConfigError("wait: a tenacity wait strategy is needed, such as tenacity.wait_exponential()")
         seconds("patience", self.patience)
