@@ -48,6 +48,7 @@ class ChatDecoder:
         "_finish",
         "_form",
         "_frames",
+        "_id",
         "_limit",
         "_model",
         "_over",
@@ -73,6 +74,7 @@ class ChatDecoder:
         self._finish: str | None = None
         self._model: str | None = None
         self._fingerprint: str | None = None
+        self._id: str | None = None
         self._queue: float | None = None
         self._payload = False
         self._said = False
@@ -252,8 +254,9 @@ class ChatDecoder:
             self.finishing = True
 
     def _describe(self, chunk: dict[str, Any]) -> None:
-        """Model, fingerprint and usage. An answer does not die of them."""
+        """Model, fingerprint, id and usage. An answer does not die of them."""
         groq = chunk.get("x_groq")
+        self._id = self._id or name_in(chunk, "id")
         self._model = self._model or name_in(chunk, "model")
         self._fingerprint = self._fingerprint or name_in(chunk, "system_fingerprint")
         self._add_usage(chunk.get("usage"))
@@ -290,7 +293,8 @@ class ChatDecoder:
         if calls and finish == "stop":  # Groq, Ollama, Gemini and llama.cpp say so now and then
             finish = "tool_calls"
         events.extend(calls)
-        events.append(Done(finish, usage, raw, self._model, self._fingerprint, tuple(degraded), None, self._queue))
+        known = self._model, self._fingerprint, tuple(degraded)
+        events.append(Done(finish, usage, raw, *known, server_queue=self._queue, response_id=self._id))
 
 
 def _is_json(frame: bytes) -> bool:
