@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from resilient_llm.policies._shared import Place
 
 ABANDONED = 60.0  # seconds without a read, after which a stream gives up its slot to others that wait
+MOST = 1_000_000  # slots; each is a place in memory, and no machine has so many connections
 SHRINK = 0.7  # what is left of the slots after a throttle: gentler than TCP's half, because a 429 comes early
 
 

@@ -27,7 +27,7 @@ from typing import get_args
 
 from resilient_llm._errors import CircuitOpen, ConfigError
 from resilient_llm._fork import forgets
-from resilient_llm.policies._numbers import positive, whole
+from resilient_llm._numbers import finite, shown, whole
 from resilient_llm.policies._permits import BreakerSnapshot, Guarded, Mode, Permit, Role, State, Transition, Verdict
 
 __all__ = ["BreakerSnapshot", "CircuitBreaker", "Permit", "Transition"]
@@ -68,12 +68,16 @@ class CircuitBreaker:
         self, failures: int = 5, rate: float = 0.5, window: int = 20, min_calls: int = 5, cooldown: float = 5,
         max_cooldown: float = 30, successes: int = 2, mode: Mode = "auto", *, lease: float = 120,
     ) -> None:  # fmt: skip
-        whole(failures=failures, window=window, min_calls=min_calls, successes=successes)
-        positive(rate=rate, cooldown=cooldown, max_cooldown=max_cooldown, lease=lease)
+        counts = {"failures": failures, "window": window, "min_calls": min_calls, "successes": successes}
+        for name, count in counts.items():
+            whole(name, count)
+        sizes = {"rate": rate, "cooldown": cooldown, "max_cooldown": max_cooldown, "lease": lease}
+        for name, value in sizes.items():
+            finite(name, value)
         if rate > 1:
             raise ConfigError(f"rate: {rate!r} is above 1")
         if min_calls > window:
-            raise ConfigError(f"min_calls: {min_calls!r} is more than the window of {window!r} outcomes")
+            raise ConfigError(f"min_calls: {shown(min_calls)} is more than the window of {window} outcomes")
         if cooldown > max_cooldown:
             raise ConfigError(f"cooldown: {cooldown!r} is more than max_cooldown, {max_cooldown!r}")
         self.failures, self.rate, self.window, self.min_calls = failures, rate, window, min_calls

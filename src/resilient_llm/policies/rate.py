@@ -28,7 +28,7 @@ from typing import NamedTuple, TypeVar
 
 from resilient_llm._errors import ConfigError, DeadlineUnattainable, LLMError, RateLimited
 from resilient_llm._fork import forgets
-from resilient_llm.policies._numbers import positive
+from resilient_llm._numbers import finite
 
 T = TypeVar("T")
 MINUTE = 60.0
@@ -103,7 +103,10 @@ class RateLimit:
     """
 
     def __init__(self, requests_per_minute: float | None = None, tokens_per_minute: float | None = None) -> None:
-        positive(optional=True, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute)
+        given = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+        for name, value in given.items():
+            if value is not None:
+                finite(name, value)
         if requests_per_minute is None and tokens_per_minute is None:
             raise ConfigError("RateLimit: give requests_per_minute, tokens_per_minute or both")
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resilient_llm._errors import ConfigError, OutputInvalid
+from resilient_llm._numbers import finite, whole
 from resilient_llm._types import ChatRequest
-from resilient_llm.policies._numbers import whole
 from resilient_llm.sentinels._repeats import period
 
 EVERY = 256  # pieces between two looks: one costs 20 µs, so a piece less than 0.1 µs
@@ -40,11 +40,13 @@ class OutputSentinel:
     run_on: float | None = 2.0
 
     def __post_init__(self) -> None:
-        whole(64, optional=True, loop=self.loop)
-        whole(16, optional=True, whitespace=self.whitespace)
-        number = isinstance(self.run_on, (int, float)) and not isinstance(self.run_on, bool)
-        if self.run_on is not None and not (number and 1 <= self.run_on < math.inf):
-            raise ConfigError(f"run_on: {self.run_on!r} is not a number of 1 or more")
+        for name, value, least in (("loop", self.loop, 64), ("whitespace", self.whitespace, 16)):
+            if value is not None:
+                whole(name, value, least)
+        if self.run_on is not None:
+            finite("run_on", self.run_on)
+            if self.run_on < 1:
+                raise ConfigError(f"run_on: {self.run_on!r} is below 1")
 
     def lookout(self, request: ChatRequest, window: int | None) -> Lookout:
         """What watches the answer to this request."""

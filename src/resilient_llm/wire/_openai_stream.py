@@ -48,6 +48,7 @@ class ChatDecoder:
         "_finish",
         "_form",
         "_frames",
+        "_id",
         "_limit",
         "_model",
         "_over",
@@ -73,6 +74,7 @@ class ChatDecoder:
         self._finish: str | None = None
         self._model: str | None = None
         self._fingerprint: str | None = None
+        self._id: str | None = None
         self._queue: float | None = None
         self._payload = False
         self._said = False
@@ -156,7 +158,8 @@ class ChatDecoder:
             raise Malformed(f"an event of the answer is not JSON: {error}") from None
         text = plain(chunk) if self._usual else None
         if text is None:
-            return self._chunk(chunk, events)
+            self._chunk(chunk, events)
+            return self._calls.check(frame)
         self._said = True
         if self._form is not None and not self._form.learn(frame, text):
             self._form = None
@@ -200,6 +203,7 @@ class ChatDecoder:
         if "choices" not in completion and not refused(completion):
             raise Malformed("the answer has no choices")
         self._chunk(completion, events)
+        self._calls.check(body)
         if self._finish is None and (self._said or self._calls or not completion.get("choices")):
             self._done(events, assumed="stop")  # Ollama leaves the reason out (ollama#2996)
 
@@ -250,8 +254,9 @@ class ChatDecoder:
             self.finishing = True
 
     def _describe(self, chunk: dict[str, Any]) -> None:
-        """Model, fingerprint and usage. An answer does not die of them."""
+        """Model, fingerprint, id and usage. An answer does not die of them."""
         groq = chunk.get("x_groq")
+        self._id = self._id or name_in(chunk, "id")
         self._model = self._model or name_in(chunk, "model")
         self._fingerprint = self._fingerprint or name_in(chunk, "system_fingerprint")
         self._add_usage(chunk.get("usage"))
@@ -288,7 +293,8 @@ class ChatDecoder:
         if calls and finish == "stop":  # Groq, Ollama, Gemini and llama.cpp say so now and then
             finish = "tool_calls"
         events.extend(calls)
-        events.append(Done(finish, usage, raw, self._model, self._fingerprint, tuple(degraded), None, self._queue))
+        known = self._model, self._fingerprint, tuple(degraded)
+        events.append(Done(finish, usage, raw, *known, server_queue=self._queue, response_id=self._id))
 
 
 def _is_json(frame: bytes) -> bool:
