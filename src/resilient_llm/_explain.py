@@ -8,6 +8,7 @@ from typing import Any
 from resilient_llm._deadline import CEILING
 from resilient_llm._leg import Leg
 from resilient_llm.policies import plan
+from resilient_llm.policies.guard import ANSWER
 from resilient_llm.policies.timeouts import DEADLINE_CHAT, DEADLINE_EMBED
 
 
@@ -37,7 +38,7 @@ def snapshot(legs: Sequence[Leg], now: float) -> dict[str, dict[str, Any]]:
         leg.name: {
             "breaker": leg.breaker.snapshot(now),
             "bulkhead": leg.bulkhead.snapshot(),
-            "budget": leg.budget.balance,
+            "budget": round(leg.budget.balance, 6),  # a sum of tenths
             "rate": leg.rate.snapshot(now) if leg.rate is not None else None,
             "aside": max(0.0, leg.aside_until - now),
             **leg.state(),
@@ -51,13 +52,18 @@ def _window(leg: Leg) -> str:
     return "unknown" if window is None else f"{window} by {by}"
 
 
-def _counting(leg: Leg) -> str:
-    """Whose vocabulary prompts are measured by, and what the server's own counts say of that."""
+def _guard(leg: Leg) -> str:
+    """What happens to a prompt that does not fit, and how that is found out."""
+    window, (rule, counter) = leg.window, leg.guard.names
+    kept = ANSWER if window is None else min(ANSWER, window // 4)
+    reserve = f"max_tokens, else {kept}," if leg.guard.reserve is None else f"{leg.guard.reserve}"
+    checked = f"{rule}; {reserve} kept for the answer" if window is not None else "nothing to check without a window"
     if leg.guard.counter is not None:
-        return ""
+        return f"{checked}; counted by {counter}"
     seen = str(leg.counted)
     use = "" if leg.route.adapt else ", not used without adapt=True"
-    return f", with the vocabulary of {leg.family}" + (f" (the server's counts: {seen}{use})" if seen else "")
+    told = f" (the server's counts: {seen}{use})" if seen else ""
+    return f"{checked}; estimated by the vocabulary of {leg.family}{told}"
 
 
 def _clamped(limit: float, left: float) -> str:
@@ -91,5 +97,5 @@ def _explain(number: int, leg: Leg, first: float, whole: float) -> str:
         f"   retry: {leg.retry.explain(local=leg.local)}; {leg.budget!r}\n"
         f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n"
         + (f"   rate: {leg.rate!r}\n" if leg.rate is not None else "")
-        + f"   guard: {leg.guard!r}{_counting(leg)}{dialect}{unary}{model}"
+        + f"   guard: {_guard(leg)}{dialect}{unary}{model}"
     )
