@@ -58,6 +58,7 @@ class ChatDecoder:
         "_thinking",
         "_thought",
         "_usual",
+        "building",
         "finishing",
     )
 
@@ -68,6 +69,7 @@ class ChatDecoder:
         self._frames: ServerSentEvents | None = None
         self._body: bytearray | None = None
         self._calls = ToolCalls()
+        self.building = self._calls.fresh
         self._degraded = degraded
         self._figures: dict[str, int] = {}
         self._filtered: tuple[str, ...] = ()
