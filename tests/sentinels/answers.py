@@ -82,7 +82,7 @@ WORDS = (ROOT / "tests/data/tokens/english_story.txt").read_text(encoding="utf-8
 
 
 def written(chance: random.Random) -> str:
-    """An answer of several parts, each as regular as such things are: rows that differ in little, or in nothing."""
+    """An answer of several parts, as regular as such things are: rows that differ in little, or for a page in nothing."""
     return "".join(f"## Part {number}\n\n{chance.choice(PARTS)(chance)}\n\n" for number in range(chance.randint(3, 9)))
 
 
@@ -103,8 +103,10 @@ def _records(chance: random.Random) -> str:
 
 def _table(chance: random.Random) -> str:
     few = [chance.choice(WORDS) for _ in range(chance.randint(2, 4))]
-    rows = [" | ".join(chance.choices(few, k=5)) for _ in range(chance.randint(5, 150))]
-    return "| a | b | c | d | e |\n|---|---|---|---|---|\n" + "".join(f"| {row} |\n" for row in rows)
+    rows = [" | ".join(chance.choices(few, k=4)) for _ in range(chance.randint(5, 150))]
+    return "| # | a | b | c | d |\n|---|---|---|---|---|\n" + "".join(
+        f"| {at} | {row} |\n" for at, row in enumerate(rows)
+    )
 
 
 def _figures(chance: random.Random) -> str:
