@@ -82,7 +82,7 @@ WORDS = (ROOT / "tests/data/tokens/english_story.txt").read_text(encoding="utf-8
 
 
 def written(chance: random.Random) -> str:
-    """An answer of several parts, as regular as such things are: rows that differ in little, or for a page in nothing."""
+    """An answer of parts as regular as such things are: rows that differ in little, or for a page in nothing."""
     return "".join(f"## Part {number}\n\n{chance.choice(PARTS)(chance)}\n\n" for number in range(chance.randint(3, 9)))
 
 
