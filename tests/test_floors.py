@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
     "_deadline": 0,
     "_loops": 0,
     "_fork": 0,
+    "_numbers": 0,
     "_warnings": 0,
     "_portal": 0,
     "_needs": 0,

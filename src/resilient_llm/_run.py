@@ -18,6 +18,7 @@ from resilient_llm._errors import (
     BackendFailed,
     ConnectFailed,
     ConnectTimeout,
+    ContextOverflow,
     DeadlineExceeded,
     DeadlineUnattainable,
     FirstTokenTimeout,
@@ -128,7 +129,7 @@ class Run:
             left = say_left(min(deadline.at, deadline.ambient) - self.call.clock())
             self.watch.headers += tuple((name.encode(), value.encode()) for name, value in left.items())
         if isinstance(request, ChatRequest):
-            self.gathered.watched(leg.sentinel.lookout(request, leg.window))
+            self.gathered.watched(lambda: leg.sentinel.lookout(request, leg.window))
         return leg.backend.open(request, self.watch, stream=leg.streams)
 
     def check(self) -> None:
@@ -208,6 +209,8 @@ class Run:
         if failure is not None:
             failure.route = failure.route or self.leg.name
             failure.attempts = tuple(call.attempts)
+            if self.leg.trims(failure) and isinstance(failure, ContextOverflow) and isinstance(self.sent, ChatRequest):
+                call.refused[self.leg] = failure, self.sent
             if isinstance(failure, OutputInvalid) and self.gathered.done is not None:
                 failure.reply = reply_of(self)
             self.leg.failed(failure)

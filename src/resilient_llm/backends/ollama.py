@@ -16,11 +16,12 @@ from resilient_llm._canary import Canary
 from resilient_llm._detached import Detached
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._models import ModelInfo, told
+from resilient_llm._numbers import whole
 from resilient_llm._types import ChatRequest, EmbedRequest, Message, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm._zones import zone_of
 from resilient_llm.backends import _ollama_settings as settings
-from resilient_llm.backends._endpoint import endpoint
+from resilient_llm.backends._endpoint import checked_names, endpoint
 from resilient_llm.backends._ollama_memory import Memory
 from resilient_llm.backends._ollama_mend import Mender
 from resilient_llm.backends._ollama_server import Server, unless_untold
@@ -77,12 +78,12 @@ class Ollama:
         http_client: Any = None,
         name: str | None = None,
     ) -> None:
-        if not isinstance(model, str) or not model.strip() or not model.isprintable():
-            raise ConfigError("model: give the name of a model, such as 'llama3.2'")
+        checked_names(model, name, "llama3.2")
+        settings.checked_switches(think, shift)
         if num_ctx is None and isinstance(options, Mapping):
             num_ctx = options.get("num_ctx")
-        if num_ctx is not None and (isinstance(num_ctx, bool) or not isinstance(num_ctx, int) or num_ctx < 4):
-            raise ConfigError(f"num_ctx: {num_ctx!r} is not a whole number of tokens of 4 or more")
+        if num_ctx is not None:
+            whole("num_ctx", num_ctx, 4)
         stays = settings.stays(keep_alive)
         settings.checked_options(options)
         self.model = model

@@ -27,6 +27,7 @@ from typing import get_args
 
 from resilient_llm._errors import CircuitOpen, ConfigError
 from resilient_llm._fork import forgets
+from resilient_llm._numbers import finite, shown, whole
 from resilient_llm.policies._permits import BreakerSnapshot, Guarded, Mode, Permit, Role, State, Transition, Verdict
 
 __all__ = ["BreakerSnapshot", "CircuitBreaker", "Permit", "Transition"]
@@ -69,16 +70,14 @@ class CircuitBreaker:
     ) -> None:  # fmt: skip
         counts = {"failures": failures, "window": window, "min_calls": min_calls, "successes": successes}
         for name, count in counts.items():
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ConfigError(f"{name}: {count!r} is not a whole number of 1 or more")
+            whole(name, count)
         sizes = {"rate": rate, "cooldown": cooldown, "max_cooldown": max_cooldown, "lease": lease}
         for name, value in sizes.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ConfigError(f"{name}: {value!r} is not a finite number above 0")
+            finite(name, value)
         if rate > 1:
             raise ConfigError(f"rate: {rate!r} is above 1")
         if min_calls > window:
-            raise ConfigError(f"min_calls: {min_calls!r} is more than the window of {window!r} outcomes")
+            raise ConfigError(f"min_calls: {shown(min_calls)} is more than the window of {window} outcomes")
         if cooldown > max_cooldown:
             raise ConfigError(f"cooldown: {cooldown!r} is more than max_cooldown, {max_cooldown!r}")
         self.failures, self.rate, self.window, self.min_calls = failures, rate, window, min_calls
@@ -180,6 +179,9 @@ class CircuitBreaker:
 
         A normal end is a success, an exception is judged by `Permit.judge`, a cancellation gives no verdict.
 
+        Args:
+            clock: seconds, monotonic; the one of the clients that share it.
+
         Raises:
             CircuitOpen: on entering.
         """
@@ -193,7 +195,7 @@ class CircuitBreaker:
         while self._inbox and self._lock.acquire(blocking=False):
             try:
                 while self._inbox:
-                    self._apply(*self._inbox.popleft())
+                    self._apply(self._inbox.popleft())
             finally:
                 self._lock.release()
         while self._news and not self._lock.locked() and self._telling.acquire(blocking=False):
@@ -209,10 +211,8 @@ class CircuitBreaker:
             except Exception:
                 log.exception("a listener of a circuit breaker failed")
 
-    def _apply(
-        self, permit: Permit, now: float, failed: bool | None, slow: bool, since: float | None,
-        retry_after: float | None,
-    ) -> None:  # fmt: skip
+    def _apply(self, verdict: Verdict) -> None:
+        permit, now, failed, slow, since, retry_after = verdict
         if permit.settled:
             return
         permit.settled = True
