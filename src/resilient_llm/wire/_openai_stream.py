@@ -39,28 +39,10 @@ class ChatDecoder:
     """
 
     __slots__ = (
-        "_body",
-        "_calls",
-        "_degraded",
-        "_figures",
-        "_filtered",
-        "_fingerprint",
-        "_finish",
-        "_form",
-        "_frames",
-        "_id",
-        "_limit",
-        "_model",
-        "_over",
-        "_payload",
-        "_queue",
-        "_said",
-        "_thinking",
-        "_thought",
-        "_usual",
-        "building",
+        "_body", "_calls", "_degraded", "_figures", "_filtered", "_fingerprint", "_finish", "_form", "_frames", "_id",
+        "_limit", "_model", "_over", "_payload", "_queue", "_said", "_thinking", "_thought", "_usual", "building",
         "finishing",
-    )
+    )  # fmt: skip
 
     def __init__(self, *, degraded: tuple[Degraded, ...] = (), limit: int | None = None) -> None:
         self.finishing = False
