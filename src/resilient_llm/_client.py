@@ -287,7 +287,7 @@ class AsyncClient:
 
     def explain(self) -> str:
         """The pipeline in force, with every number, one route a paragraph."""
-        return explain(self._legs)
+        return explain(self._legs, self._timeout)
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """The state of each route, by its name.

@@ -75,7 +75,7 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if not self.messages:
             raise ConfigError("messages: the list is empty; give at least one message")
-        _number("max_tokens", self.max_tokens, 1, kind=int)
+        _number("max_tokens", self.max_tokens, 1, 2**63 - 1, kind=int)
         _number("seed", self.seed, -(2**63), 2**63 - 1, kind=int)
         _number("temperature", self.temperature, 0, 2)
         if self.reasoning not in (None, "none", "low", "medium", "high"):
