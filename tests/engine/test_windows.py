@@ -11,6 +11,7 @@ import pytest
 
 from resilient_llm import (
     AsyncClient,
+    ChatRequest,
     ContextGuard,
     DeadlineExceeded,
     Ollama,
@@ -178,6 +179,26 @@ async def test_a_count_that_no_tokenizer_can_have_is_not_learned() -> None:
 )  # fmt: skip
 def test_it_is_said_who_says_how_large_the_window_is(route: Route, said: str) -> None:
     assert said in client(route).explain()
+
+
+def exact(request: ChatRequest) -> int:
+    return 7
+
+
+@pytest.mark.parametrize(
+    ("window", "guard", "said"),
+    [
+        (None, None, "nothing to check without a window; estimated by the vocabulary of o200k"),
+        (8192, None, "refuse; max_tokens, else 256, kept for the answer; estimated by the vocabulary of o200k"),
+        (512, None, "refuse; max_tokens, else 128, kept for the answer; estimated by the vocabulary of o200k"),
+        (8192, ContextGuard(reserve=99, overflow=drop_oldest), "drop_oldest; 99 kept for the answer; estimated by"),
+        (8192, ContextGuard(counter=exact), "refuse; max_tokens, else 256, kept for the answer; counted by exact"),
+    ],
+)
+def test_what_the_guard_does_is_said_in_words_and_numbers(
+    window: int | None, guard: ContextGuard | None, said: str
+) -> None:
+    assert f"   guard: {said}" in client(Route(FakeBackend(window=window), guard=guard)).explain()
 
 
 @REAL
