@@ -84,13 +84,21 @@ async def test_one_caller_in_a_hurry_does_not_shut_a_healthy_server_out_for_the_
     assert [state["breaker"].state for state in llm.snapshot().values()] == ["closed", "closed"]
 
 
-@pytest.mark.parametrize("limit", [{"connects": 99}, {"loads": 99}], ids=str)
-async def test_a_phase_that_the_deadline_cut_short_is_no_failure(ask: Ask, limit: dict[str, float]) -> None:
-    llm = client(FakeBackend(say("yes"), name="a", local=True, **limit), FakeBackend(say("yes"), name="b"))
+async def test_a_connect_that_the_deadline_cut_short_is_no_failure(ask: Ask) -> None:
+    llm = client(FakeBackend(say("yes"), name="a", local=True, connects=99), FakeBackend(say("yes"), name="b"))
     for _ in range(6):
         reply = await ask(llm, timeout=2)  # half of it is for the second
         assert (reply.route, reply.attempts[0].error.fault) == ("b", None)
         assert llm.snapshot()["a"]["breaker"].failures == 0
+
+
+async def test_a_load_that_never_ends_is_found_out_by_callers_in_a_hurry(ask: Ask) -> None:
+    deadlocked = FakeBackend(say("yes"), name="a", local=True, loads=9999)
+    llm, began = client(deadlocked, FakeBackend(say("yes"), name="b")), anyio.current_time()
+    for _ in range(20):
+        assert (await ask(llm, timeout=20)).route == "b"
+    assert llm.snapshot()["a"]["breaker"].state == "open"
+    assert round(anyio.current_time() - began) == 5 * 15  # of 20 s each, 5 are for the next route
 
 
 async def test_a_server_that_hangs_is_found_out_by_callers_in_a_hurry(ask: Ask) -> None:
