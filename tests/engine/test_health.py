@@ -143,12 +143,15 @@ async def test_a_health_check_asks_a_route_of_embeddings_for_a_vector() -> None:
     assert [type(one) for one in vectors.requests] == [EmbedRequest]
 
 
-async def test_a_server_that_says_nothing_and_is_done_is_well_and_one_whose_breaker_is_open_is_not_asked() -> None:
+async def test_a_server_that_says_nothing_and_is_done_is_well_and_one_whose_breaker_is_open_is_not_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     silent, down = FakeBackend(say(""), name="silent"), FakeBackend(fail(ConnectFailed("refused")), name="down")
     llm = client(silent, Route(down, breaker=CircuitBreaker(failures=1), retry=Retry(attempts=1)))
     assert [type(one) for one in (await llm.health()).values()] == [type(None), ConnectFailed]
     assert [type(one) for one in (await llm.health()).values()] == [type(None), CircuitOpen]
     assert down.opened == 1
+    assert [one.getMessage() for one in caplog.records if "lost" in one.getMessage()] == []
 
 
 async def test_our_own_half_minute_aside_is_not_taken_for_what_the_server_said(ask: Ask) -> None:
