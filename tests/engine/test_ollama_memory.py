@@ -20,11 +20,10 @@ from resilient_llm import (
     ReloadWarning,
     Retry,
     Route,
-    Timeouts,
     Usage,
 )
-from resilient_llm.errors import FirstTokenTimeout, ModelNotFound, UnsupportedParameter
-from resilient_llm.testing import FakeBackend, FakeOllama, hang, say
+from resilient_llm.errors import ModelNotFound, UnsupportedParameter
+from resilient_llm.testing import FakeBackend, FakeOllama, say
 
 from .kit import REAL, Ask, error_of
 
@@ -41,61 +40,6 @@ def paths(server: FakeOllama) -> list[str]:
 
 async def reached(server: FakeOllama, state: Callable[[], bool]) -> None:
     await anyio.to_thread.run_sync(partial(server.wait_for, state))
-
-
-async def test_what_has_to_be_loaded_anew_in_mid_call_is_a_load_and_no_slow_first_token(ask: Ask) -> None:
-    with FakeOllama(say("yes"), load=1.6) as server:
-        limits = Timeouts(load=20, first_token=1.4)
-        async with AsyncClient(Route(local(server), timeouts=limits, retry=Retry(attempts=1))) as llm:
-            await llm.warm_up()
-            first = await ask(llm)
-            server.evict()
-            second = await ask(llm, timeout=30)
-            assert (first.degraded, second.degraded) == ((), ("reloaded",))
-            assert second.timings.load > 0.3
-            assert (second.timings.server_load or 0) > 1.5
-            assert second.timings.server_queue is not None
-            assert second.timings.server_queue < 1
-
-
-async def test_a_hang_with_the_model_in_memory_stays_a_slow_first_token(ask: Ask) -> None:
-    with FakeOllama(hang()) as server:
-        limits = Timeouts(load=20, first_token=2.3)
-        async with AsyncClient(Route(local(server), timeouts=limits, retry=Retry(attempts=1))) as llm:
-            error = await error_of(ask(llm, timeout=30), FirstTokenTimeout)
-            assert (error.attempts[0].load or 0) < 1
-            assert paths(server).count("/api/ps") >= 3  # it was asked while there was silence
-
-
-async def test_a_load_that_a_caller_began_and_left_is_completed_for_the_next(ask: Ask) -> None:
-    with FakeOllama(say("yes"), load=1.6) as server:
-        async with AsyncClient(local(server)) as llm:
-            await ask(llm)
-            server.evict()
-            with anyio.move_on_after(1.4):
-                await ask(llm)
-            await reached(server, lambda: server.loads.completed == 2)
-            before = server.loads.started
-            assert (await ask(llm)).text == "yes"
-            assert server.loads.started == before
-
-
-async def test_a_server_that_is_always_loading_is_not_excused_for_ever(ask: Ask) -> None:
-    with FakeOllama(hang()) as server:
-        limits = Timeouts(load=20, first_token=1.5)
-        route = Route(local(server), timeouts=limits, retry=Retry(attempts=1))
-
-        async def evict() -> None:
-            while True:
-                server.evict()
-                await anyio.sleep(0.05)
-
-        async with AsyncClient(route) as llm, anyio.create_task_group() as group:
-            await llm.warm_up()
-            group.start_soon(evict)
-            with anyio.fail_after(15):
-                await error_of(ask(llm, timeout=30), FirstTokenTimeout)
-            group.cancel_scope.cancel()
 
 
 async def test_an_answer_that_outgrew_the_window_is_told(ask: Ask) -> None:
