@@ -34,12 +34,6 @@ def test_an_error_carries_what_the_server_told() -> None:
     assert "HTTP 429: Slow" in str(got)
 
 
-def test_a_path_that_is_not_there_says_what_is_mostly_the_reason() -> None:
-    said = "HTTP 404 (no such path; base_url mostly ends in /v1): Not Found"
-    assert str(error(404, {"detail": "Not Found"})) == said
-    assert "base_url" not in str(error(404, openai("The model `m` does not exist", code="model_not_found")))
-
-
 def test_a_402_with_retry_after_passes() -> None:
     assert type(error(402, openai("later"), retry_after="5")) is e.RateLimited
 

@@ -80,7 +80,7 @@ class OpenAICompatible:
         by_environment = base_url is None
         if base_url is None:
             base_url = os.environ.get("OPENAI_BASE_URL") or PROVIDERS["openai"].base_url
-        if isinstance(base_url, str) and base_url.rstrip("/").endswith(_PATHS):
+        if base_url.rstrip("/").endswith(_PATHS):
             raise ConfigError(f"base_url: it ends before {_PATHS[0]}, which is added to it")
         known = provider_at(base_url)
         self.provider = name_at(base_url)

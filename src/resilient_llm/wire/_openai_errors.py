@@ -48,7 +48,7 @@ def error_from(status: int | None, headers: Mapping[str, str], body: bytes | obj
     """
     found = open_envelope(body)
     text = found.message[:_LOOKED_AT]
-    told = status
+    sentence = _sentence(status, text)
     if status is None or status == 200:
         status = found.status
     # A proxy that answers 5xx for an upstream's 429 is throttled; other disagreements are not believed.
@@ -69,7 +69,6 @@ def error_from(status: int | None, headers: Mapping[str, str], body: bytes | obj
     if status in (404, 405) and not explained:
         sentence = f"{sentence} ({_NO_PATH})"
     facts |= {"retry_after": wait, "status": status, "code": found.code, "request_id": request_id(headers)}
-    sentence = _sentence(told, text, lost=told in (404, 405) and not explained)
     return kind(sentence, **facts, **_details(kind, found, text, oversize=oversize))
 
 
@@ -128,11 +127,9 @@ def _oversize(status: int | None, text: str) -> bool:
     return status == 413 or "request too large" in text.lower() or (match is not None and int(match[2]) > int(match[1]))
 
 
-def _sentence(status: int | None, text: str, *, lost: bool) -> str:
+def _sentence(status: int | None, text: str) -> str:
     where = "the server reported an error in its answer" if status in (None, 200) else f"HTTP {status}"
     if status is not None and 300 <= status < 400:
         where += ", and redirects are not followed: set base_url to the target"
-    if lost:
-        where += " (no such path; base_url mostly ends in /v1)"
     reason = shown(_ECHO.sub(" …", text))
     return f"{where}: {reason}" if reason else where
