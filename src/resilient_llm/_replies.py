@@ -100,6 +100,7 @@ class Done:
         load: seconds that the server spent on loading the model, as far as it says.
         server_queue: seconds in the server's own queue, as far as its figures tell.
         remote: the server handed the request on to another host.
+        cause: what was last found in place of a model that had to be loaded anew.
     """
 
     finish_reason: FinishReason = "stop"
@@ -111,6 +112,7 @@ class Done:
     load: float | None = None
     server_queue: float | None = None
     remote: bool = False
+    cause: str | None = None
 
 
 Event = TextDelta | ReasoningDelta | ToolCall | Restarted | Done

@@ -5,6 +5,7 @@ Rules of the file: time is an argument. What is learned here is shown; it decide
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from statistics import median
 
@@ -19,14 +20,21 @@ COLD_FACTOR = 5.0
 
 
 class Loads:
-    """The loads of one model on one server, as a client saw them."""
+    """The loads of one model on one server, as a client saw them.
 
-    __slots__ = ("_lost", "_told", "_warm", "count", "seconds", "why")
+    Attributes:
+        why: what was found in its place, the last time that it was gone.
+        lost_at: when that was found.
+        untold: no answer has told of it yet.
+    """
+
+    __slots__ = ("_lost", "_told", "_warm", "count", "lost_at", "seconds", "untold", "why")
 
     def __init__(self) -> None:
         self.count = 0
         self.seconds: deque[float] = deque(maxlen=KEPT)
-        self.why: str | None = None  # what was found in its place, the last time that it was gone
+        self.why: str | None = None
+        self.lost_at, self.untold = -math.inf, False
         self._warm: deque[float] = deque(maxlen=WARM)
         self._lost: deque[float] = deque(maxlen=THRASH)
         self._told = False
@@ -55,6 +63,7 @@ class Loads:
     def lost(self, now: float, why: str | None) -> bool:
         """The model had to be loaded though it was in use. True if that is thrash by now, once for each series."""
         self.why = why or self.why
+        self.lost_at, self.untold = now, True
         self._lost.append(now)
         thrash = self.thrash(now)
         news, self._told = thrash and not self._told, thrash
