@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from resilient_llm import _log
 from resilient_llm._deadline import Clock, Deadline
-from resilient_llm._errors import LLMError
+from resilient_llm._errors import ContextOverflow, LLMError
 from resilient_llm._events import CallEnded, CallKind, CallStarted, Outcome, Tell
 from resilient_llm._leg import Leg
 from resilient_llm._replies import Attempt
@@ -31,6 +31,7 @@ class Call:
         zone: the farthest zone that it may reach, or `None`.
         attempts: all of them, in order; the first `earlier` belong to other parts of the same call.
         failures: the last error of each route that failed, in order.
+        refused: what each route had been sent when its server said that it is too long, and what it said.
         backoff: seconds waited between attempts.
         estimates: what was counted of the prompt.
         check: makes of the whole text what was asked for, or raises `OutputInvalid`; `None` if text is all.
@@ -40,7 +41,7 @@ class Call:
 
     __slots__ = (
         "_over", "attempts", "backoff", "check", "clock", "conversation", "deadline", "earlier", "estimates",
-        "failures", "number", "request", "restarted", "started", "tell", "trace", "whole", "zone",
+        "failures", "number", "refused", "request", "restarted", "started", "tell", "trace", "whole", "zone",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +56,7 @@ class Call:
         self.attempts: list[Attempt] = []
         self.earlier = 0
         self.failures: dict[Leg, LLMError] = {}
+        self.refused: dict[Leg, tuple[ContextOverflow, ChatRequest]] = {}
         self.backoff = 0.0
         self.restarted = False
         self.estimates = Estimates()
@@ -132,6 +134,11 @@ class Call:
     def tried(self, leg: Leg) -> int:
         """The attempts on this route so far."""
         return sum(one.route == leg.name for one in self.attempts[self.earlier :])
+
+    def overflows(self, leg: Leg) -> int:
+        """How often the prompt was too long for this route so far."""
+        here = self.attempts[self.earlier :]
+        return sum(one.route == leg.name and isinstance(one.error, ContextOverflow) for one in here)
 
     def __repr__(self) -> str:
         return f"Call({self.request!r}, {len(self.attempts)} attempts)"

@@ -17,13 +17,14 @@ from resilient_llm._call import Call
 from resilient_llm._catalog import models_of
 from resilient_llm._deadline import Clock
 from resilient_llm._engine import Engine
-from resilient_llm._errors import ClientClosed, LLMError
+from resilient_llm._errors import ClientClosed, ConfigError, LLMError
 from resilient_llm._events import Listener, teller
 from resilient_llm._explain import explain, snapshot
 from resilient_llm._health import health, warm_up
 from resilient_llm._hub import Hub
 from resilient_llm._leg import Leg, legs_from
 from resilient_llm._models import ModelInfo
+from resilient_llm._numbers import shown
 from resilient_llm._options import Asked, ChatOptions, chat_from, embed_from
 from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply, Space, Usage
 from resilient_llm._route import Plan, Route, route_from
@@ -81,7 +82,14 @@ class AsyncClient:
         meter_provider: MeterProvider | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
+        if plan is not None and not callable(plan):
+            raise ConfigError(f"plan: a function is needed, not {type(plan).__name__}")
         Message.model_rebuild()  # if it is not built yet: in the first call it would hold up the event loop for 30 ms
+        for name, value in (("plan", plan), ("clock", clock)):
+            if not callable(value) and not (name == "plan" and value is None):
+                raise ConfigError(f"{name}: {shown(value)} is not a function")
+        if rng is not None and not hasattr(rng, "uniform"):
+            raise ConfigError(f"rng: {shown(rng)} is no random.Random")
         self._timeout = _deadline.seconds("timeout", timeout)
         self._limit = limit_of(local_only)
         self._clock = clock

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import ParamSpec, TypeVar
 import anyio
 
 from resilient_llm._errors import ConfigError
+from resilient_llm._numbers import is_number, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,8 +37,8 @@ def seconds(name: str, value: float | None) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ConfigError(f"{name}: {value!r} is not a number of seconds above 0")
+    if not is_number(value) or not value > 0 or sys.float_info.max < value < math.inf:
+        raise ConfigError(f"{name}: {shown(value)} is not a number of seconds above 0")
     return value
 
 
@@ -79,7 +81,8 @@ def deadline(seconds_from_now: float, *, clock: Clock = time.monotonic) -> Itera
     Raises:
         ConfigError: not a number of seconds above 0.
     """
-    seconds("deadline", seconds_from_now)
+    if seconds("deadline", seconds_from_now) is None:
+        raise ConfigError("deadline: None is not a number of seconds above 0")
     outer = _AMBIENT.get()
     inner = (clock, clock() + seconds_from_now)
     keep_outer = outer is not None and outer[1] - outer[0]() < seconds_from_now

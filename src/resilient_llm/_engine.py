@@ -68,7 +68,7 @@ class Engine:
         call, broke = run.call, run.leg
         if broke.route.on_break != "restart" or not (error.retryable or error.falls_back):
             return None
-        again = [leg for leg in self._plan(call) if not call.tried(leg) and leg.takes_over(error)]
+        again = [leg for leg in self._plan(call) if not call.tried(leg) and leg.takes_over(error, broke)]
         if self._wait(broke, call, error, others=False) is not None:
             again.append(broke)
         if not again:
@@ -98,7 +98,7 @@ class Engine:
                 call.failed(leg, error)
                 if not leg.goes_on(error):
                     break
-                waiting = deque(other for other in waiting if other.takes_over(error))
+                waiting = deque(other for other in waiting if other.takes_over(error, leg))
                 if waiting and call.tell is not None:
                     call.tell(FellBack(call.number, leg.name, waiting[0].name, error))
         raise self._verdict(call)
@@ -125,7 +125,8 @@ class Engine:
 
     def _wait(self, leg: Leg, call: Call, error: LLMError, *, others: bool) -> float | None:
         """Seconds until the next attempt on this route, or `None` to leave it."""
-        learned = leg.learns(call.request, error)  # a field was refused by name: this once it goes without, at once
+        # A field was refused by name, or the prompt with numbers: this once it goes without, or shorter, at once.
+        learned = leg.learns(call.request, error) or (leg.trims(error) and call.overflows(leg) == 1)
         if _INSIDE.get():
             return None  # inside another client's attempt: that one retries, or it would be three times three
         tried = call.tried(leg)

@@ -124,7 +124,7 @@ class LLMError(Exception):
         for name in ("route", "status", "code", "retry_after", *self._extra):
             value = getattr(self, name)
             if value is not None and value is not False and value != ():
-                facts.append(f"{name}={value!r}")
+                facts.append(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(facts)})"
 
 

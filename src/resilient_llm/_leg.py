@@ -134,16 +134,26 @@ class Leg:
         """The server's count of a prompt has what it held in its cache, too."""
         return getattr(self.backend, "counts_whole", True)
 
-    def takes_over(self, error: LLMError) -> bool:
-        """Whether this route may be worth trying after that error: an overflow needs a larger window, or a rule."""
+    def takes_over(self, error: LLMError, failed: Leg) -> bool:
+        """Whether this route may be worth trying after that one's error: an overflow needs a larger window, or a rule.
+
+        What a prompt has in another vocabulary its own guard counts: there the same window may hold twice as much.
+        """
         if not isinstance(error, ContextOverflow) or self.window is None or self.guard.overflow is not refuse:
+            return True
+        if self.family != failed.family or self.guard.counter is not None:
             return True
         needed = error.tokens if error.tokens is not None else (error.limit or 0) + 1
         return self.window > needed
 
+    def trims(self, error: LLMError) -> bool:
+        """Whether the guard's rule can make the prompt fit the window that the server says it has."""
+        overflow = isinstance(error, ContextOverflow) and error.status is not None and error.limit is not None
+        return overflow and self.guard.overflow is not refuse
+
     def goes_on(self, error: LLMError) -> bool:
         """Whether the next route is tried after this one failed like that."""
-        return error.falls_back or isinstance(error, self.route.falls_back_on)
+        return error.falls_back or isinstance(error, tuple(self.route.falls_back_on))
 
     def failed(self, error: LLMError) -> None:
         """Takes note of what puts the route aside."""

@@ -46,6 +46,8 @@ def tool_from(function: Callable[..., Any]) -> Tool:
         ConfigError: a parameter has no JSON schema, or is `*args` or `**kwargs`.
     """
     name = getattr(function, "__name__", type(function).__name__)
+    if not name.isidentifier():
+        raise ConfigError(f"tools: {name} is no name that a model can call; give a function made with def, or a Tool")
     fields: dict[str, Any] = {}
     try:
         for parameter in inspect.signature(function, eval_str=True).parameters.values():

@@ -134,7 +134,8 @@ class Watch:
         if self.phase != "stream" and self._ends - self._since < limit * 0.999:
             return _LATE[self.phase](
                 f"{_WHAT[self.phase]} within {self._ends - self._since:.3g} s"
-                f" (of its {limit:.3g} s: {self._reserve:.3g} s are kept for the next route)"
+                f" (of its {limit:.3g} s: {self._reserve:.3g} s are kept for the next route)",
+                fault="nobody",  # the caller had no more time, which says nothing about the server
             )
         return _LATE[self.phase](f"{_WHAT[self.phase]} within {limit:.3g} s")
 

@@ -13,14 +13,18 @@ import pytest
 from resilient_llm import (
     AsyncClient,
     Bulkhead,
+    ChatRequest,
     ConfigError,
+    Image,
     LLMError,
+    Message,
     Ollama,
     OpenAICompatible,
     Retry,
     Route,
+    ToolCall,
 )
-from resilient_llm.errors import ClientClosed, Malformed
+from resilient_llm.errors import AuthFailed, ClientClosed, Malformed
 from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, dribble, huge_line, malformed, raw, say, status
 
 from .kit import REAL, Ask, client, error_of
@@ -66,7 +70,45 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Route(FakeBackend(), zone="moon"), "zone: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), on_break="again"), "on_break: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), falls_back_on=(ValueError,)), "falls_back_on: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), falls_back_on="AuthFailed"), "falls_back_on: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), falls_back_on=3), "falls_back_on: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), timeouts=30), "timeouts: 30 is no Timeouts"),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), retry=3), "retry: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), retry=Retry), "retry: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), budget=3), "budget: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), breaker=5), "breaker: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), bulkhead=4), "bulkhead: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), rate=60), "rate: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), guard=4096), "guard: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), sentinel=False), "sentinel: "),  # type: ignore[arg-type]
+    (lambda: AsyncClient(FakeBackend(), plan=3), "plan: "),  # type: ignore[arg-type]
+    (lambda: Message("user", "hi", privat=True), "message: there is no field 'privat'"),
+    (lambda: Message(), "message: role: "),
+    (lambda: Message("user", 7), "message: content: "),  # type: ignore[arg-type]
+    (lambda: Message("user", images=[Image()]), "image: "),
+    (lambda: Image(data="AAAA", url="https://x/y.png"), "image: "),
+    (lambda: Image(data=7), "image: data: "),  # type: ignore[arg-type]
 ]
+
+
+def test_what_falls_back_may_be_one_class_or_a_list_of_them() -> None:
+    for given in (AuthFailed, [AuthFailed], {AuthFailed}, (AuthFailed,)):
+        assert Route(FakeBackend(), falls_back_on=given).falls_back_on == (AuthFailed,)  # type: ignore[arg-type]
+    assert hash(Route(FakeBackend(), falls_back_on=[AuthFailed], lacks=["tools"]))
+
+
+def test_a_message_takes_its_own_dump_back() -> None:
+    full = Message("assistant", "hi", images=[Image(data="AAAA")], tool_calls=[ToolCall("f", {"a": 1}, "b")])
+    assert Message(**full.model_dump()) == Message.model_validate_json(full.model_dump_json()) == full
+
+
+async def test_what_a_server_adds_to_its_own_message_is_passed_over(ask: Ask) -> None:
+    backend = FakeBackend(say("yes"))
+    mine = {"role": "assistant", "content": None, "refusal": None, "annotations": [], "reasoning_content": "hm"}
+    await ask(client(backend), [{"role": "user", "content": "hi", "id": 7}, mine, "and?"])
+    sent = backend.requests[0]
+    assert isinstance(sent, ChatRequest)
+    assert [one.reasoning for one in sent.messages] == [None, "hm", None]
 
 
 @pytest.mark.parametrize(("make", "field"), MADE)
@@ -76,6 +118,10 @@ def test_what_is_wrong_with_a_route_is_told_when_it_is_made(make: Callable[[], A
     assert caught.value.message.startswith(field)
     assert isinstance(caught.value, ValueError)
     assert "secret" not in repr(caught.value)
+
+
+def len_of(text: str) -> int:
+    return len(text)
 
 
 MESSAGES: list[tuple[Any, str]] = [
@@ -113,6 +159,10 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 2.5}, "max_tokens: "),
     ({"max_tokens": True}, "max_tokens: "),
     ({"tags": 3}, "tags: "),
+    ({"tags": [3]}, "tags: "),
+    ({"tools": [lambda city: city]}, "tools: "),
+    ({"tools": [len_of, len_of]}, "tools: two are named 'len_of'"),
+    ({"tools": [len_of], "tool_choice": "lenof"}, "tool_choice: "),
     ({"extra": 3}, "extra: "),
     ({"system": 3}, "system: "),
     ({"local_only": "yes"}, "local_only: "),

@@ -19,6 +19,7 @@ import pytest
 from resilient_llm import AsyncClient, Bulkhead, CircuitBreaker, ConfigError, Ollama, Retry, Route, Timeouts
 from resilient_llm.backends import _ollama_mend as mend
 from resilient_llm.errors import BackendFailed, CircuitOpen, ConnectFailed, FirstTokenTimeout, StreamStalled
+from resilient_llm.telemetry import _semconv as names
 from resilient_llm.testing import (
     FakeBackend,
     FakeOllama,
@@ -99,6 +100,10 @@ async def test_a_runner_that_hangs_is_unloaded_and_loaded_and_calls_go_elsewhere
         assert [(one.why, one.outcome) for one in host.loads] == [("cold", "completed")] * 2
         assert (await llm.chat("hi")).text == "You said: hi"
         assert state(llm)["breaker"].state == "closed"  # one of its two probes was the canary
+    lines = [vars(one) for one in caplog.records if names.REMEDY in vars(one)]
+    assert [(one["levelname"], one[names.REQUEST_MODEL], one[names.REMEDY]) for one in lines] == [
+        ("WARNING", "llama3.2", "asking"), ("WARNING", "llama3.2", "loading")
+    ]  # fmt: skip
     assert told(caplog, "is wedged: no first token within 20 s")
 
 

@@ -72,6 +72,7 @@ async def test_a_server_that_cannot_tell_leaves_it_to_the_estimate(ask: Ask) -> 
     assert backend.asked == 1
 
 
+@REAL
 async def test_a_counter_of_the_users_own_is_asked_instead(ask: Ask) -> None:
     backend = Counting(10**6)
     guard = ContextGuard(window=await guess(), reserve=0, counter=lambda request: 7)

@@ -250,6 +250,33 @@ def test_two_slow_in_a_row_open_it_though_no_attempt_failed() -> None:
     assert breaker.state(0) == "open"
 
 
+def test_short_silences_count_once_they_add_up_to_five_seconds() -> None:
+    breaker = CircuitBreaker()
+    seen: list[int] = []
+    for second in range(9):
+        breaker.admit(second).slow(second + 1, since=second)
+        seen.append(breaker.snapshot(second).slow)
+    assert seen == [0, 0, 0, 0, 1, 1, 1, 1, 1]
+    breaker.admit(9).slow(10, since=9)
+    assert breaker.state(10) == "open"
+
+
+def test_silences_at_the_same_time_are_one_silence() -> None:
+    breaker = CircuitBreaker()
+    for permit in [breaker.admit(0) for _ in range(100)]:
+        permit.slow(4.9, since=0)
+    assert (breaker.state(5), breaker.snapshot(5).slow) == ("closed", 0)
+
+
+@pytest.mark.parametrize("verb", ["success", "failure"])
+def test_what_a_server_says_ends_the_silence(verb: str) -> None:
+    breaker = CircuitBreaker(failures=99, min_calls=20)
+    for second in range(0, 60, 4):
+        breaker.admit(second).slow(second + 4, since=second)
+        getattr(breaker.admit(second + 4), verb)(second + 4)
+    assert (breaker.state(60), breaker.snapshot(60).slow) == ("closed", 0)
+
+
 def test_a_failure_between_two_slow_attempts_breaks_the_row() -> None:
     breaker = CircuitBreaker()
     breaker.admit(0).slow(0)

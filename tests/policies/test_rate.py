@@ -374,7 +374,7 @@ def test_its_repr_and_its_snapshot_say_what_is_taken() -> None:
     limit = RateLimit(500, 200_000)
     one = taken(limit, 1234, 0)
     assert repr(limit) == "RateLimit(500 requests and 200,000 tokens a minute, 1,234 tokens taken)"
-    assert repr(RateLimit(requests_per_minute=0.5)) == "RateLimit(0.5 requests a minute, 0 tokens taken)"
+    assert repr(RateLimit(requests_per_minute=0.5)) == "RateLimit(0.5 requests a minute)"
     assert repr(one) == "Reservation(1234 tokens, open)"
     one.release()
     assert repr(one) == "Reservation(1234 tokens, over)"

@@ -8,9 +8,21 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.engine.kit import Ask, error_of, unlimited
+from tests.engine.kit import REAL, Ask, error_of, unlimited
 
-from resilient_llm import AsyncClient, Bulkhead, CircuitBreaker, ContextGuard, Message, Retry, Route, Usage, drop_oldest
+from resilient_llm import (
+    AsyncClient,
+    Bulkhead,
+    CircuitBreaker,
+    ContextGuard,
+    Message,
+    Ollama,
+    OpenAICompatible,
+    Retry,
+    Route,
+    Usage,
+    drop_oldest,
+)
 from resilient_llm.errors import (
     AuthFailed,
     ConnectFailed,
@@ -19,7 +31,7 @@ from resilient_llm.errors import (
     ServerError,
 )
 from resilient_llm.telemetry import _semconv as names
-from resilient_llm.testing import FakeBackend, cut, fail, hang, say, stall
+from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, cut, fail, hang, say, stall
 
 from .kit import Otel, check, events, of, seconds
 
@@ -186,6 +198,27 @@ async def test_a_stream_that_breaks_and_begins_anew(otel: Otel) -> None:
     assert of(otel.call)[names.DEGRADED] == ("restarted",)
     assert "stream.restarted" in events(otel.call)
     assert of(otel.attempts()[0])[names.ERROR_TYPE] == "stream_interrupted"
+
+
+@REAL
+async def test_the_call_says_what_exactly_answered(ask: Ask, otel: Otel) -> None:
+    with FakeOllama(say("a")) as server:
+        async with AsyncClient(Ollama("llama3.2", base_url=server.url), **otel.providers) as llm:
+            await ask(llm)
+            local = await llm.chat("hi")
+    with FakeOpenAI(say("a")) as server:
+        async with AsyncClient(OpenAICompatible("m", base_url=server.url), **otel.providers) as llm:
+            hosted = await llm.chat("hi")
+    check(otel, 3)
+    first, second, third = (of(call) for call in otel.calls)
+    served = local.served_by
+    assert None not in (served.digest, served.quantization, served.window)
+    for found in (first, second):
+        assert (found[names.DIGEST], found[names.QUANTIZATION]) == (served.digest, served.quantization)
+        assert found[names.WINDOW] == served.window
+        assert names.RESPONSE_ID not in found
+    assert hosted.served_by.fingerprint == "fp_fake"
+    assert (third[names.FINGERPRINT], third[names.RESPONSE_ID]) == ("fp_fake", "chatcmpl-1")
 
 
 async def test_an_embedding_in_parts_is_one_call(otel: Otel) -> None:

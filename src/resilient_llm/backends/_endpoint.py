@@ -81,6 +81,8 @@ def endpoint(base_url: str, headers: Mapping[str, str], key: str | None) -> Endp
         if not isinstance(key, str) or not key.isascii() or not key.isprintable():
             raise ConfigError("api_key: it must be printable ASCII, without line ends")
         lines["Authorization"] = f"Bearer {key}"
+    if not isinstance(headers, Mapping):
+        raise ConfigError(f"headers: a mapping is needed, not {type(headers).__name__}")
     raw = {name.lower(): _header(name, value) for name, value in (*lines.items(), *headers.items())}
     return Endpoint(parts.scheme, host, port, parts.path.rstrip("/"), tuple(raw.values()))
 

@@ -101,16 +101,22 @@ class Mender:
         silence = await self._asked(canary)
         if not isinstance(silence, SILENCE):
             return silence
-        log.warning("%s is wedged: %s; unloading it", self._name, silence.message)
+        self._say("%s is wedged: %s; unloading it", silence.message)
         self._does("waiting", canary, OWN)
         self._loops.give_up("the model is wedged")
         if not await self._free(canary.clock):
-            log.warning("%s: answers of ours are still coming; it stays in memory", self._name)
+            self._say("%s: answers of ours are still coming; it stays in memory")
             return silence
         if await self._reload(canary) is None:
-            log.warning("%s gives tokens again, after it was loaded anew", self._name)
+            self._say("%s gives tokens again, after it was loaded anew")
             return None
         return await self._call(canary)
+
+    def _say(self, words: str, *more: object) -> None:
+        """To the log, with what it is doing in the fields of the record."""
+        from resilient_llm.telemetry import _semconv as names
+
+        log.warning(words, self._name, *more, extra={names.REQUEST_MODEL: self._name, names.REMEDY: self.step})
 
     async def _asked(self, canary: Canary) -> LLMError | None:
         """What one token is met with; `None` if it comes."""
@@ -153,7 +159,7 @@ class Mender:
         """The last step: whoever can restart the server."""
         silence = FirstTokenTimeout("the runner is wedged")
         if self._hook is None:
-            log.warning("%s is still wedged; nobody restarts its server: see Ollama(on_wedged=…)", self._name)
+            self._say("%s is still wedged; nobody restarts its server: see Ollama(on_wedged=…)")
             return silence
         self._does("calling on_wedged", canary, LOAD)
         try:
@@ -161,16 +167,16 @@ class Mender:
             if inspect.isawaitable(made):
                 await made
         except Exception as error:  # noqa: BLE001  # somebody else's code
-            log.warning("%s: on_wedged raised %s", self._name, type(error).__name__)
+            self._say("%s: on_wedged raised %s", type(error).__name__)
             return silence
         canary.keep(RESTART + LOAD)
         end = canary.clock() + RESTART
         while canary.clock() < end:
             if await self._asked(canary) is None:
-                log.warning("%s gives tokens again, after on_wedged", self._name)
+                self._say("%s gives tokens again, after on_wedged")
                 return None
             await anyio.sleep(LOOK)
-        log.warning("%s is still wedged after on_wedged", self._name)
+        self._say("%s is still wedged after on_wedged")
         return silence
 
     async def _in_thread(self) -> object:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from resilient_llm._errors import ConfigError
+from resilient_llm._numbers import is_number, shown
 from resilient_llm._warnings import OptionWarning, ReloadWarning
 from resilient_llm.wire._ollama_options import differing, mistyped, unknown
 
@@ -20,7 +22,13 @@ _PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)"
 
 
 def address(base_url: str | None) -> str:
-    """What Ollama's own client makes of `OLLAMA_HOST`: scheme and port may be missing; `0.0.0.0` is this machine."""
+    """What Ollama's own client makes of `OLLAMA_HOST`: scheme and port may be missing; `0.0.0.0` is this machine.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    if base_url is not None and not isinstance(base_url, str):
+        raise ConfigError(f"base_url: {shown(base_url)} is not an http:// or https:// address")
     given = base_url or os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434"
     url = given if "://" in given else f"http://{given}"
     try:
@@ -60,14 +68,14 @@ def stays(keep_alive: float | str | None) -> float:
     """
     if keep_alive is None:
         return STAYS
-    if isinstance(keep_alive, (int, float)) and not isinstance(keep_alive, bool) and math.isfinite(keep_alive):
+    if is_number(keep_alive) and abs(keep_alive) <= sys.float_info.max:
         return keep_alive if keep_alive >= 0 else math.inf
     if isinstance(keep_alive, str) and re.fullmatch(rf"[-+]?({_PART})+", keep_alive):
         seconds = sum(float(many) * _UNITS[unit] for many, unit in re.findall(_PART, keep_alive))
         return seconds if keep_alive[0] != "-" else math.inf
-    bare = re.fullmatch(r"[-+]?\d+", str(keep_alive)) and isinstance(keep_alive, str)
+    bare = isinstance(keep_alive, str) and re.fullmatch(r"[-+]?\d+", keep_alive)
     hint = f": it has no unit. For seconds write {keep_alive} without quotes, or '{keep_alive}s'" if bare else ""
-    raise ConfigError(f"keep_alive: {keep_alive!r} is neither seconds nor a duration such as '10m'{hint}")
+    raise ConfigError(f"keep_alive: {shown(keep_alive)} is neither seconds nor a duration such as '10m'{hint}")
 
 
 def checked_options(options: Mapping[str, Any] | None) -> None:

@@ -16,6 +16,7 @@ from resilient_llm._canary import Canary
 from resilient_llm._detached import Detached
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._models import ModelInfo, told
+from resilient_llm._numbers import whole
 from resilient_llm._types import ChatRequest, EmbedRequest, Message, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm._zones import zone_of
@@ -81,8 +82,8 @@ class Ollama:
             raise ConfigError("model: give the name of a model, such as 'llama3.2'")
         if num_ctx is None and isinstance(options, Mapping):
             num_ctx = options.get("num_ctx")
-        if num_ctx is not None and (isinstance(num_ctx, bool) or not isinstance(num_ctx, int) or num_ctx < 4):
-            raise ConfigError(f"num_ctx: {num_ctx!r} is not a whole number of tokens of 4 or more")
+        if num_ctx is not None:
+            whole("num_ctx", num_ctx, 4)
         stays = settings.stays(keep_alive)
         settings.checked_options(options)
         self.model = model

@@ -12,7 +12,6 @@ Rules:
 from __future__ import annotations
 
 import random
-import sys
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from resilient_llm._errors import (
     StreamStalled,
 )
 from resilient_llm._fork import forgets
+from resilient_llm._numbers import finite, shown, whole
 
 if TYPE_CHECKING:
     from tenacity.wait import wait_base
@@ -61,11 +61,12 @@ class Retry:
     patience: float = 3.0
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.attempts, int) and not isinstance(self.attempts, bool)
-        if self.attempts is not None and (not whole or self.attempts < 1):
-            raise ConfigError(f"attempts: {self.attempts!r} is not a whole number of 1 or more")
+        if self.attempts is not None:
+            whole("attempts", self.attempts)
         if self.wait is not None and not callable(self.wait):
-            raise ConfigError("wait: a tenacity wait strategy is needed, such as tenacity.wait_exponential()")
+            raise ConfigError(
+                f"wait: {shown(self.wait)} is no wait strategy of tenacity, such as tenacity.wait_exponential()"
+            )
         seconds("patience", self.patience)
 
     def delay(
@@ -128,11 +129,10 @@ class RetryBudget:
     """
 
     def __init__(self, ratio: float = 0.1, burst: float = 10) -> None:
-        for name, value, most in (("ratio", ratio, 1.0), ("burst", burst, sys.float_info.max)):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (number and 0 <= value <= most):
-                allowed = "between 0 and 1" if name == "ratio" else "0 or more"
-                raise ConfigError(f"{name}: {value!r} is not a number {allowed}")
+        finite("ratio", ratio, zero=True)
+        finite("burst", burst, zero=True)
+        if ratio > 1:
+            raise ConfigError(f"ratio: {shown(ratio)} is above 1")
         self.ratio, self.burst = ratio, burst
         self.balance = float(burst)
         self._lock = threading.RLock()  # a finaliser may give back inside a step that holds it

@@ -29,10 +29,18 @@ _SURE_MESSAGE, _SURE_TOOL, _SURE_REQUEST = 16, 32, 512  # the same, as a bound: 
 
 
 class TokenCounter(Protocol):
-    """Counts the tokens of a whole request: messages, tools, images and what the template adds."""
+    """Counts the tokens of a whole request: messages, tools, images and what the template adds.
+
+    A function of one argument is one. It is called in a thread, several at a time, so it may be slow and may ask a
+    service, but not share what is not safe to share. It is waited for until the call's deadline.
+    """
 
     def __call__(self, request: ChatRequest) -> int:
-        """The number of tokens."""
+        """The number of tokens: a whole number of 0 or more.
+
+        Args:
+            request: as it would be sent.
+        """
         ...
 
 

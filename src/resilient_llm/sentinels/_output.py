@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resilient_llm._errors import ConfigError, OutputInvalid
+from resilient_llm._numbers import finite, whole
 from resilient_llm._types import ChatRequest
 from resilient_llm.sentinels._repeats import period
 
@@ -40,11 +41,12 @@ class OutputSentinel:
 
     def __post_init__(self) -> None:
         for name, value, least in (("loop", self.loop, 64), ("whitespace", self.whitespace, 16)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ConfigError(f"{name}: {value!r} is not a whole number of {least} or more")
-        number = isinstance(self.run_on, (int, float)) and not isinstance(self.run_on, bool)
-        if self.run_on is not None and not (number and 1 <= self.run_on < math.inf):
-            raise ConfigError(f"run_on: {self.run_on!r} is not a number of 1 or more")
+            if value is not None:
+                whole(name, value, least)
+        if self.run_on is not None:
+            finite("run_on", self.run_on)
+            if self.run_on < 1:
+                raise ConfigError(f"run_on: {self.run_on!r} is below 1")
 
     def lookout(self, request: ChatRequest, window: int | None) -> Lookout:
         """What watches the answer to this request."""

@@ -26,7 +26,7 @@ class Name(NamedTuple):
     """What a reader of a trace must know about the key of an attribute."""
 
     key: str
-    on: tuple[str, ...]  # spans: `call`, `attempt`, `tool`; or `event`, `metric`
+    on: tuple[str, ...]  # spans: `call`, `attempt`, `tool`; or `event`, `metric`, `log`
     kind: str
     when: str
     example: str
@@ -71,6 +71,9 @@ RESPONSE_MODEL = _name(
     "gen_ai.response.model", "call metric", "string", "as the server names it; as a label eight a route, then `_OTHER`",
     "qwen3:8b",
 )  # fmt: skip
+RESPONSE_ID = _name(
+    "gen_ai.response.id", "call", "string", "the server's id of the answer, if it has one", "chatcmpl-1"
+)
 FINISH_REASONS = _name("gen_ai.response.finish_reasons", "call", "string[]", "once it is done", '["stop"]')
 FIRST_CHUNK = _name(
     "gen_ai.response.time_to_first_chunk", "call", "double, s", "streams; since the call began, all waits included",
@@ -187,6 +190,7 @@ TOKENS = _name("resilient_llm.guard.tokens", "event", "int", "`deny`: the size o
 TOKENS_ROOM = _name("resilient_llm.guard.limit", "event", "int", "`deny`: what the window has for it", 7168)
 TOKEN_TYPE = _name("gen_ai.token.type", "metric", "string", "`input` or `output`", "input")
 MODALITY = _name("gen_ai.token.modality", "metric", "string", "only with the conventions `dev`: `unknown`", "unknown")
+REMEDY = _name("resilient_llm.remedy", "log", "string", "what is being done about a model that is wedged", "unloading")
 LIMITER = _name("resilient_llm.limiter", "metric", "string", "the origin whose queue it is", "http://127.0.0.1:11434")
 TAG = _name("resilient_llm.tag", "metric", "string", "the call's tags that `Telemetry(metric_tags=…)` names", "batch")
 

@@ -42,7 +42,7 @@ from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry import _semconv_metrics as metrics
 from resilient_llm.telemetry import _summary as summary
 from resilient_llm.telemetry._metrics import Ended
-from resilient_llm.telemetry._sent import Sent, Sinks
+from resilient_llm.telemetry._sent import LATER, Sent, Sinks
 from resilient_llm.telemetry._targets import Target
 
 if TYPE_CHECKING:
@@ -77,10 +77,9 @@ class CallTrace:
     def hear(self, event: ClientEvent) -> None:
         """Takes in what the client tells, and passes it on to the user's listeners."""
         if getattr(event, "outcome", None) == "left":
-            self._sinks.later.append((self, event))  # this may be a finaliser
+            LATER.waiting.append((self, event))  # this may be a finaliser
         else:
-            if self._sinks.later:
-                self._sinks.settle()
+            LATER.settle()
             self.take(event)
         if self._tell is not None:
             self._tell(event)
@@ -136,7 +135,7 @@ class CallTrace:
 
     def settle(self) -> None:
         """What was left for later is done now."""
-        self._sinks.settle()
+        LATER.settle()
 
     def _at(self, seconds: float) -> int:
         return self._wall + int(seconds * 1e9)

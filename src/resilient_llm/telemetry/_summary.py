@@ -153,6 +153,8 @@ def of_answer(run: Run, call: Call, *, first: float | None, seconds: float, whol
         return found
     found[names.RESPONSE_MODEL] = done.model or leg.model
     found[names.FINISH_REASONS] = (done.finish_reason,)
+    if done.response_id is not None:
+        found[names.RESPONSE_ID] = done.response_id
     degraded = (*done.degraded, "restarted") if call.restarted else done.degraded
     if degraded:
         found[names.DEGRADED] = degraded
