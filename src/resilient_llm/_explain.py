@@ -43,10 +43,11 @@ def _counting(leg: Leg) -> str:
 
 
 def _explain(number: int, leg: Leg) -> str:
-    limits, retry = leg.limits, leg.retry
+    limits, retry = leg.learned(leg.limits), leg.retry
     attempts = retry.attempts or (2 if leg.local else 3)
-    learned = leg.state().get("model", {}).get("load_budget")
-    seen = f" ({learned:.3g} s by its last loads)" if learned is not None else ""
+    learned = getattr(leg.backend, "load_budget", None)
+    used = "" if leg.route.adapt else ", not used without adapt=True"
+    seen = f" ({learned:.3g} s by its last loads{used})" if learned is not None else ""
     spoken = getattr(leg.backend, "dialect", None)
     dialect = f"\n   dialect: {spoken}" if spoken else ""
     whole = "" if leg.streams else "\n   streams: no, each answer is asked for in one piece"

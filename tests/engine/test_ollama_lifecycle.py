@@ -8,9 +8,9 @@ from itertools import pairwise
 import anyio
 import pytest
 
-from resilient_llm import Bulkhead, ChatReply, DeadlineExceeded, Route
+from resilient_llm import Bulkhead, ChatReply, DeadlineExceeded, Route, Timeouts
 from resilient_llm.events import AnswerDegraded
-from resilient_llm.testing import Machine, OllamaModel, Pulled, Settings
+from resilient_llm.testing import FakeBackend, Fault, Machine, OllamaModel, Pulled, Settings, say
 from resilient_llm.testing._host.facts import GIB
 
 from .box import Box, ollama
@@ -156,3 +156,25 @@ async def test_who_fights_for_the_memory_is_named(
     assert {one.degraded for one in degraded} == {("reloaded",)}
     assert len(degraded) >= 5  # the first call found no model, or one that it could not use
     assert degraded[-1].cause == why
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [({}, 170), ({"adapt": True}, 61), ({"adapt": True, "timeouts": Timeouts(load=100)}, 100)],
+    ids=["by default", "learned", "as the user says"],
+)
+async def test_what_loads_have_taken_limits_the_next_where_the_route_says_so(
+    given: dict[str, object], limit: float
+) -> None:
+    host = slow_disk(20)
+    route = Route(ollama(host), **given)  # type: ignore[arg-type]
+    async with client(route, FakeBackend(say("far"), name="far")) as llm:
+        await llm.warm_up()  # 20.03 s
+        host.send("POST", "/api/chat", {"model": "llama3.2", "messages": [], "keep_alive": 0})
+        await anyio.sleep(100)
+        host.inject(Fault("load stalls"))
+        began = anyio.current_time()
+        assert (await llm.chat("hi", timeout=400)).text == "far"
+        assert anyio.current_time() - began == pytest.approx(limit, abs=0.1)
+        shown = f"load {limit} s (61 s by its last loads"
+        assert (shown in llm.explain(), "not used without adapt=True" in llm.explain()) == (True, not given)

@@ -119,6 +119,11 @@ class Ollama:
         return self._memory.window_by
 
     @property
+    def load_budget(self) -> float | None:
+        """Seconds within which a load should be over: three times the longest of the last five, at least 30."""
+        return self._memory.loads.budget
+
+    @property
     def counts_whole(self) -> bool:
         """Its count of a prompt has what it held in its cache: not before 0.4, and not in 0.30.0 (#2068, #16414)."""
         version = self._server.version

@@ -1,6 +1,7 @@
 """What the loads of a model tell: how long one takes, and whether it is loaded over and over again.
 
-Rules of the file: time is an argument. What is learned here is shown; it decides only where a route says `adapt=True`.
+Rules of the file: time is an argument. What is learned here is shown; the budget is also the limit of a load where a
+route says `adapt=True`.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Loads:
 
     @property
     def budget(self) -> float | None:
-        """Seconds within which a load should be over, from the last five; `None` before the first."""
-        return max(FACTOR * max(self.seconds), LEAST) if self.seconds else None
+        """Whole seconds within which a load should be over, from the last five; `None` before the first."""
+        return float(math.ceil(max(FACTOR * max(self.seconds), LEAST))) if self.seconds else None
 
     def unexpected(self, seconds: float) -> bool:
         """Whether a model that was taken to be in memory cannot have been, if the server spent so long on loading it.
