@@ -39,6 +39,7 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Ollama(None), "model: "),  # type: ignore[arg-type]
     (lambda: OpenAICompatible("", base_url=URL), "model: "),
     (lambda: OpenAICompatible(7, base_url=URL), "model: "),  # type: ignore[arg-type]
+    (lambda: OpenAICompatible("m\r\nX-Evil: secret", base_url=URL), "model: "),
     (lambda: Ollama("m", base_url="ftp://host"), "base_url: "),
     (lambda: Ollama("m", base_url="http://host:99999"), "base_url: "),
     (lambda: Ollama("m", base_url="http://ho st"), "base_url: "),
@@ -55,7 +56,11 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: OpenAICompatible("m", base_url=URL, context_window=0), "context_window: "),
     (lambda: OpenAICompatible("m", base_url=URL, http_client=object()), "http_client: "),
     (lambda: OpenAICompatible("m", base_url=URL, headers={"X": "a\nb"}), "headers"),
+    (lambda: OpenAICompatible("m", base_url=URL, headers={"X\r\nEvil": "secret"}), "headers: "),
+    (lambda: OpenAICompatible("m", base_url=URL, headers={"Content-Length": "0"}), "headers: "),
+    (lambda: Ollama("m", base_url=URL, headers={"Transfer-Encoding": "chunked"}), "headers: "),
     (lambda: OpenAICompatible("m", base_url=URL, api_key="a\nb"), "api_key: "),
+    (lambda: Ollama("m", base_url=URL, api_key="secret\r\nX-Evil: yes"), "api_key: "),
     (lambda: Ollama("m", num_ctx=0), "num_ctx: "),
     (lambda: Ollama("m", num_ctx=True), "num_ctx: "),
     (lambda: Ollama("m", keep_alive="600"), "keep_alive: "),

@@ -18,7 +18,7 @@ from resilient_llm._errors import EmptyReply, Malformed, OutputInvalid, Truncate
 from resilient_llm._replies import Degraded, Done, FinishReason, ReasoningDelta, TextDelta, Usage
 from resilient_llm._types import ToolCall
 from resilient_llm.wire import WireEvent
-from resilient_llm.wire._checks import checked, counts, finite, is_name, name_in, spent, unreadable
+from resilient_llm.wire._checks import checked, counts, finite, is_name, name_in, read_once, spent, unreadable
 from resilient_llm.wire._frames import Lines
 from resilient_llm.wire._ollama_errors import in_band
 from resilient_llm.wire._shown import shown
@@ -120,7 +120,9 @@ class ChatDecoder:
             raise unreadable(line, error, last=last) from None
         text = _plain(chunk) if self._model is not None else None  # the first line tells more than text
         if text is None:
-            return self._chunk(chunk, events)
+            calls = self._calls
+            self._chunk(chunk, events)
+            return read_once(line) if self._calls > calls else None
         self._said = True
         return events.append(TextDelta(text))
 

@@ -158,7 +158,8 @@ class ChatDecoder:
             raise Malformed(f"an event of the answer is not JSON: {error}") from None
         text = plain(chunk) if self._usual else None
         if text is None:
-            return self._chunk(chunk, events)
+            self._chunk(chunk, events)
+            return self._calls.check(frame)
         self._said = True
         if self._form is not None and not self._form.learn(frame, text):
             self._form = None
@@ -202,6 +203,7 @@ class ChatDecoder:
         if "choices" not in completion and not refused(completion):
             raise Malformed("the answer has no choices")
         self._chunk(completion, events)
+        self._calls.check(body)
         if self._finish is None and (self._said or self._calls or not completion.get("choices")):
             self._done(events, assumed="stop")  # Ollama leaves the reason out (ollama#2996)
 
