@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 
 from resilient_llm import Ollama
-from resilient_llm.testing import OllamaModel
+from resilient_llm.testing import Machine, OllamaModel, Pulled
 from resilient_llm.testing._host.job import Exchange
 from resilient_llm.testing._host.truth import Truth
 from resilient_llm.testing._script import Call
@@ -21,9 +21,11 @@ class Box(OllamaModel):
         super().__init__(*models, **options)
         self.chats: list[Truth] = []
         self.bodies: list[Any] = []  # of loads and questions
+        self.paths: list[str] = []  # of every request
 
     def receive(self, call: Call) -> Exchange:
         exchange = super().receive(call)
+        self.paths.append(call.path)
         if exchange.truth in self.log:
             self.bodies.append(call.body)
         if call.path == "/api/chat" and call.body["messages"]:
@@ -40,3 +42,9 @@ class Box(OllamaModel):
 def ollama(host: OllamaModel, model: str = "llama3.2", **options: Any) -> Ollama:
     """The model there, by all that a real one's answers go through."""
     return Ollama(model, http_client=httpx2.AsyncClient(transport=host.transport()), **options)
+
+
+def slow_disk(seconds: float) -> Box:
+    """A model of 2 GB that takes so long to load, the first time and every time."""
+    rate = 2e9 / (seconds - 0.5)
+    return Box(Pulled(size=2 * 10**9), machine=Machine(disk=rate, cached=rate))

@@ -13,17 +13,11 @@ from resilient_llm.events import AnswerDegraded
 from resilient_llm.testing import FakeBackend, Fault, Machine, OllamaModel, Pulled, Settings, say
 from resilient_llm.testing._host.facts import GIB
 
-from .box import Box, ollama
+from .box import Box, ollama, slow_disk
 from .kit import client
 
 pytestmark = pytest.mark.anyio
 NAME = "ollama:llama3.2"
-
-
-def slow_disk(seconds: float) -> Box:
-    """A model of 2 GB that takes so long to load, the first time and every time."""
-    rate = 2e9 / (seconds - 0.5)
-    return Box(Pulled(size=2 * 10**9), machine=Machine(disk=rate, cached=rate))
 
 
 @pytest.mark.parametrize("slots", [1, 50])
