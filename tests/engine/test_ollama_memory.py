@@ -131,7 +131,7 @@ async def test_an_answer_that_ends_where_the_window_ends_is_only_cut_at_its_leng
     [
         (24, {}, ()),
         (6, {}, ("cpu_spill",)),
-        (24, {"num_gpu": 0}, ()),  # as the caller wanted it
+        (6, {"num_gpu": 20}, ()),  # as the caller wanted it
         (0, {}, ()),  # a box without a GPU is no worse than it always is
     ],
 )
@@ -144,7 +144,7 @@ async def test_a_model_that_is_partly_on_the_cpu_is_told(
         assert reply.degraded == degraded
         state = llm.snapshot()[NAME]["model"]
     assert state["cpu_share"] == pytest.approx(host.log[-1].cpu, abs=1e-6)
-    assert (state["cpu_share"] > 0.1) is (vram != 24 or bool(options))
+    assert (state["cpu_share"] > 0.1) is (vram != 24)
     assert (state["in_memory"], state["loads"], state["load_budget"]) == (True, 1, 30)
 
 
