@@ -231,8 +231,8 @@ class AsyncClient:
     async def health(self, *, timeout: float = 10) -> dict[str, LLMError | None]:
         """Whether each route answers, found out by one token: `None`, or what is wrong with it.
 
-        A route that is busy with our own calls for all of `timeout` seconds is as well as these are. Hosted routes are
-        asked for 16 tokens, which cost.
+        A route that is busy with our own calls for all of `timeout` seconds is as well as these are. One whose breaker
+        is open is not asked: it is `CircuitOpen`. Hosted routes are asked for 16 tokens, which cost.
         """
         self._check_open()
         return await health(self._engine, self._inside(), lambda request: self._call(Asked(request, timeout)))
@@ -287,10 +287,14 @@ class AsyncClient:
 
     def explain(self) -> str:
         """The pipeline in force, with every number, one route a paragraph."""
-        return explain(self._legs)
+        return explain(self._legs, self._timeout)
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
-        """The state of every breaker, queue and budget, by route."""
+        """The state of each route, by its name.
+
+        `breaker`, `bulkhead` and `rate` are named tuples (`rate` is `None` without a limit), `budget` the repeats that
+        are left, `aside` the seconds for which it is tried last; `model`, of an Ollama, its place in memory.
+        """
         return snapshot(self._legs, self._clock())
 
     def __repr__(self) -> str:

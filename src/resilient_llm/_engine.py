@@ -32,7 +32,6 @@ from resilient_llm._verdict import accept
 from resilient_llm._zones import beyond
 from resilient_llm.policies import plan
 
-RESERVE = 5.0  # seconds of the deadline kept for later routes, or half of what is left if that is less
 STAYS = 3600.0  # seconds that a conversation is remembered to be on a route
 _INSIDE: ContextVar[bool] = ContextVar("resilient_llm.inside", default=False)
 
@@ -139,7 +138,7 @@ class Engine:
     @staticmethod
     def _reserve(call: Call, *, others: bool) -> float:
         """Seconds of the deadline that belong to later routes."""
-        return max(0.0, min(RESERVE, call.left() / 2)) if others else 0.0
+        return plan.reserve(call.left()) if others else 0.0
 
     async def _back_off(self, call: Call, wait: float, leg: Leg) -> None:
         began = self._clock()

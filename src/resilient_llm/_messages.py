@@ -153,6 +153,14 @@ class Message(BaseModel):
     def _calls(cls, value: Any) -> Any:
         return tuple(_tool_call(call) for call in value) if isinstance(value, (list, tuple)) else value
 
+    @field_validator("tool_calls", mode="after")
+    @classmethod
+    def _sound(cls, value: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+        for call in value:
+            if not (isinstance(call.name, str) and isinstance(call.id, str) and isinstance(call.arguments, dict)):
+                raise ValueError("a tool call needs a name and an id, which are strings, and a dict of arguments")
+        return value
+
     @property
     def size(self) -> int:
         """Characters of its text."""

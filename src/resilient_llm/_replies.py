@@ -16,16 +16,9 @@ T = TypeVar("T")
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other"]
 AttemptKind = Literal["first", "retry", "fallback", "probe"]
 Degraded = Literal[
-    "cut_at_length",
-    "prompt_truncated",
-    "context_shifted",
-    "cpu_spill",
-    "reloaded",
-    "field_dropped",
-    "thinking_ate_budget",
-    "repaired",
-    "restarted",
-]
+    "cut_at_length", "prompt_truncated", "context_shifted", "cpu_spill", "reloaded", "field_dropped",
+    "thinking_ate_budget", "restarted",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +178,18 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class ServedBy:
-    """What answered, as far as the server tells."""
+    """What answered, as far as the server tells.
+
+    Attributes:
+        route: the name of the route.
+        model: as the server names it, else as it was asked for.
+        provider: such as `ollama`, `openai` or `compatible`.
+        digest: of the model's files (Ollama).
+        quantization: such as `Q4_K_M` (Ollama).
+        window: of the context, in tokens.
+        seed: that was sent with the request; a repeat of an answer that ran in circles has the caller's plus one.
+        fingerprint: of the server's configuration (OpenAI's `system_fingerprint`).
+    """
 
     route: str
     model: str
@@ -199,7 +203,12 @@ class ServedBy:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A vector space: only vectors of one space may be compared."""
+    """A vector space: only vectors of one space may be compared.
+
+    Attributes:
+        name: what `Route(space=)` says, else the model.
+        dimensions: numbers in a vector.
+    """
 
     name: str
     dimensions: int
@@ -217,8 +226,14 @@ class ChatReply:
         usage: the tokens of this answer; `spent` are those of all attempts.
         model: as the server names it.
         route: the name of the route that answered.
+        served_by: what answered there.
         attempts: every attempt of the call, in order; the last one answered.
-        degraded: in what way this is less than what was asked for.
+        timings: where the time went.
+        degraded: in what way this is less than what was asked for: `cut_at_length` (by the limit of tokens),
+            `thinking_ate_budget` (that limit was spent before a word of the answer), `prompt_truncated` and
+            `context_shifted` (the server dropped a part of the prompt, or of the context while it wrote),
+            `field_dropped` (something that was asked for was not sent, or in a weaker form), `reloaded` (the model was
+            loaded anew in mid-call), `cpu_spill` (it is not wholly on the GPU), `restarted` (a stream began anew).
         request_id: the server's id of the request.
     """
 

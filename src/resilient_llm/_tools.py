@@ -10,6 +10,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, cre
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 
 from resilient_llm._errors import ConfigError
+from resilient_llm._numbers import shown
 from resilient_llm._types import Tool
 
 ToolLike = Tool | Callable[..., Any] | Mapping[str, Any]
@@ -28,12 +29,15 @@ def tools_from(given: Sequence[ToolLike] | None) -> tuple[Tool, ...]:
 
 def _tool(given: ToolLike) -> Tool:
     if isinstance(given, Tool):
+        if not (isinstance(given.name, str) and given.name and isinstance(given.parameters, Mapping)):
+            raise ConfigError("tools: a tool needs a name, which is a string, and a schema of its parameters, a dict")
         return given
     if isinstance(given, Mapping):
         function = given.get("function", given)
         if not isinstance(function, Mapping) or not function.get("name"):
             raise ConfigError("tools: a dict needs the shape {'type': 'function', 'function': {'name': …}}")
-        return Tool(function["name"], function.get("description", ""), function.get("parameters", {"type": "object"}))
+        schema = function.get("parameters", {"type": "object"})
+        return _tool(Tool(function["name"], function.get("description") or "", schema))
     if not callable(given):
         raise ConfigError(f"tools: a function, a Tool or a dict is needed, not {type(given).__name__}")
     return tool_from(given)
@@ -80,5 +84,5 @@ def schema_of(kind: Any) -> tuple[TypeAdapter[Any], dict[str, Any]]:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
         return adapter, adapter.json_schema()
-    except (PydanticUserError, PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
-        raise ConfigError(f"type: {kind!r} has no JSON schema: {type(error).__name__}") from None
+    except Exception as error:  # noqa: BLE001  # for what is no type pydantic has no error of its own
+        raise ConfigError(f"type: {shown(kind)} has no JSON schema: {type(error).__name__}") from None

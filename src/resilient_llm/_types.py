@@ -25,7 +25,14 @@ ZONES: tuple[Zone, ...] = ("machine", "network", "internet")  # from the nearest
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Tool:
-    """A function that the model may ask for: its JSON schema and, where it is ours to call, the function."""
+    """A function that the model may ask for.
+
+    Attributes:
+        name: by which the model calls it.
+        description: what it does, in the words that the model reads.
+        parameters: the JSON schema of its arguments, an object.
+        function: what it was made from, where it was made from a function.
+    """
 
     name: str
     description: str
@@ -44,9 +51,10 @@ def _number(name: str, value: float | None, low: float, high: float = math.inf, 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ChatRequest:
-    """What is asked of a model, the same for every backend.
+    """What is asked of a model, the same for every backend: what `ChatOptions` says of its fields holds.
 
     Attributes:
+        messages: in order; that of `system=` is the first.
         schema: the JSON schema that the answer must follow, or `None`.
         extra: fields for the server's request body that this library does not know, passed through.
         tags: words for the user's own plan and traces; never sent.
@@ -67,7 +75,7 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if not self.messages:
             raise ConfigError("messages: the list is empty; give at least one message")
-        _number("max_tokens", self.max_tokens, 1, kind=int)
+        _number("max_tokens", self.max_tokens, 1, 2**63 - 1, kind=int)
         _number("seed", self.seed, -(2**63), 2**63 - 1, kind=int)
         _number("temperature", self.temperature, 0, 2)
         if self.reasoning not in (None, "none", "low", "medium", "high"):
@@ -93,7 +101,7 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EmbedRequest:
-    """Texts to turn into vectors."""
+    """Texts to turn into vectors; `tags` are words for the user's own plan and traces."""
 
     texts: tuple[str, ...]
     tags: tuple[str, ...] = ()

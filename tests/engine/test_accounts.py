@@ -9,6 +9,7 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tenacity import wait_fixed
 
 from resilient_llm import (
     AsyncClient,
@@ -245,6 +246,22 @@ async def test_what_is_in_force_and_what_state_it_is_in(ask: Ask) -> None:
     assert state["a"]["aside"] == pytest.approx(100)
     assert state["b"]["aside"] == 0
     assert state["b"]["bulkhead"].slots == 1
+
+
+async def test_the_limits_in_force_are_those_that_the_deadline_leaves() -> None:
+    routes = (FakeBackend(name="near", local=True), FakeBackend(name="far"))
+    usual, short = client(*routes).explain().splitlines(), client(*routes, timeout=6).explain().splitlines()
+    assert usual[0] == "deadline: 180 s to the first token, 900 s in all; 60 s to embed"
+    assert usual[2] == "   timeouts: connect 2 s, first token 60 s, between tokens 30 s"
+    assert "first token 60 s, where it thinks first 180 of 300 s," in "".join(usual)
+    assert short[0] == "deadline: 6 s"
+    assert short[2] == "   timeouts: connect 2 s, first token 3 of 60 s, between tokens 6 of 30 s"  # 3 s are kept
+    assert "connect 5 s, first token 6 of 60 s, where it thinks first 6 of 300 s, between" in "".join(short)
+    hosted = client(FakeBackend()).explain()
+    assert hosted.startswith("deadline: 120 s to the first token, 900 s in all; 30 s to embed\n")
+    assert "retry: 3 attempts, full jitter below 0.5 s, doubling to 20 s, patience 3 s;" in hosted
+    waiting = client(Route(FakeBackend(), retry=Retry(attempts=1, wait=wait_fixed(2)))).explain()
+    assert "retry: 1 attempt, waits by wait_fixed, patience 3 s;" in waiting
 
 
 async def test_the_models_of_every_route_are_listed() -> None:

@@ -14,14 +14,18 @@ from resilient_llm import (
     AsyncClient,
     Bulkhead,
     ChatRequest,
+    CircuitBreaker,
     ConfigError,
     Image,
     LLMError,
     Message,
     Ollama,
     OpenAICompatible,
+    RateLimit,
     Retry,
     Route,
+    Timeouts,
+    Tool,
     ToolCall,
 )
 from resilient_llm.errors import AuthFailed, ClientClosed, Malformed
@@ -64,6 +68,18 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Ollama("m", num_ctx=0), "num_ctx: "),
     (lambda: Ollama("m", num_ctx=True), "num_ctx: "),
     (lambda: Ollama("m", keep_alive="600"), "keep_alive: "),
+    (lambda: Ollama("m", base_url=""), "base_url: "),
+    (lambda: OpenAICompatible("m", base_url=""), "base_url: "),
+    (lambda: Ollama("m", base_url=7), "base_url: "),  # type: ignore[arg-type]
+    (lambda: OpenAICompatible("m", base_url=[URL]), "base_url: "),  # type: ignore[arg-type]
+    (lambda: OpenAICompatible("m", base_url=URL, context_window="8k"), "context_window: "),  # type: ignore[arg-type]
+    (lambda: OpenAICompatible("m", base_url=URL, headers=["X: 1"]), "headers: "),  # type: ignore[arg-type]
+    (lambda: Ollama("m", headers={1: "a"}), "headers: "),  # type: ignore[dict-item]
+    (lambda: OpenAICompatible("m", base_url=URL, extra="top_k=3"), "extra: "),  # type: ignore[arg-type]
+    (lambda: OpenAICompatible("m", base_url=URL, name=3), "name: "),  # type: ignore[arg-type]
+    (lambda: Ollama("m", think="a lot"), "think: "),  # type: ignore[arg-type]
+    (lambda: Ollama("m", shift="no"), "shift: "),  # type: ignore[arg-type]
+    (lambda: Ollama("m", keep_alive=10**400), "keep_alive: "),
     (AsyncClient, "routes: "),
     (lambda: AsyncClient("llama3.2"), "route: "),
     (lambda: AsyncClient("ollama:"), "route: "),
@@ -72,9 +88,22 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: AsyncClient(3), "backend: "),  # type: ignore[arg-type]
     (lambda: AsyncClient(None), "backend: "),  # type: ignore[arg-type]
     (lambda: AsyncClient(FakeBackend(), timeout=-1), "timeout: "),
+    (lambda: AsyncClient(FakeBackend(), timeout=10**400), "timeout: "),
+    (lambda: AsyncClient(FakeBackend(), clock=3), "clock: "),  # type: ignore[arg-type]
+    (lambda: AsyncClient(FakeBackend(), rng=7), "rng: "),  # type: ignore[arg-type]
+    (lambda: Timeouts(connect=10**400), "connect: "),
+    (lambda: Bulkhead(10**400), "slots: "),
+    (lambda: CircuitBreaker(cooldown=10**400), "cooldown: "),
+    (lambda: RateLimit(10**400), "requests_per_minute: "),
+    (lambda: Route(FakeBackend(), name=3), "name: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), streams="yes"), "streams: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), lacks=1), "lacks: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), price=1.0), "price: "),  # type: ignore[arg-type]
+    (lambda: Image(), "image: "),
     (lambda: Route(FakeBackend(), zone="moon"), "zone: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), on_break="again"), "on_break: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), falls_back_on=(ValueError,)), "falls_back_on: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), falls_back_on=ValueError), "falls_back_on: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), falls_back_on="AuthFailed"), "falls_back_on: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), falls_back_on=3), "falls_back_on: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), timeouts=30), "timeouts: 30 is no Timeouts"),  # type: ignore[arg-type]
@@ -142,12 +171,19 @@ MESSAGES: list[tuple[Any, str]] = [
     ([{"role": "user", "content": [{"type": "video"}]}], "messages[0]: "),
     ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "messages[0]: "),
     ([{"role": "assistant", "tool_calls": [7]}], "messages[0]: "),
+    ([{"role": "assistant", "tool_calls": [{"function": {"name": 7}}]}], "messages[0]: tool_calls: "),
+    ([{"role": "assistant", "tool_calls": [{"id": ["a"], "function": {"name": "f"}}]}], "messages[0]: tool_calls: "),
+    ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 7}}]}], "messages[0]: tool_calls: "),
+    ({"role": "user", "content": [{"type": "image_url", "image_url": 7}]}, "messages[0]: images.0"),
+    ({1: 2}, "messages[0]: "),
     ({"role": "user", "content": {"a": 1}}, "messages[0]: "),
 ]
 OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"timeout": 0}, "timeout: "),
     ({"timeout": "5"}, "timeout: "),
+    ({"timeout": 10**400}, "timeout: "),
     ({"max_tokens": 0}, "max_tokens: "),
+    ({"max_tokens": 10**400}, "max_tokens: "),
     ({"max_tokens": "many"}, "max_tokens: "),
     ({"temperature": 3}, "temperature: "),
     ({"temperature": float("nan")}, "temperature: "),
@@ -156,8 +192,12 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"stop": 3}, "stop: "),
     ({"reasoning": "hard"}, "reasoning: "),
     ({"tools": [3]}, "tools: "),
+    ({"tools": [Tool("", "", {})]}, "tools: "),
+    ({"tools": [Tool("f", "", [])]}, "tools: "),  # type: ignore[arg-type]
     ({"tools": 3}, "tools: "),
     ({"tools": [{"function": {}}]}, "tools: "),
+    ({"tools": [{"function": {"name": 7}}]}, "tools: "),
+    ({"tools": [{"name": "f", "parameters": "x"}]}, "tools: "),
     ({"tools": [lambda *rest: 0]}, "tools: "),
     ({"seed": "x"}, "seed: "),
     ({"seed": 1.5}, "seed: "),
@@ -185,7 +225,7 @@ async def test_what_is_wrong_with_the_messages_is_told_by_its_place(ask: Ask, me
     assert (await ask(llm)).text == "yes"
 
 
-@pytest.mark.parametrize(("options", "field"), OPTIONS, ids=repr)
+@pytest.mark.parametrize(("options", "field"), OPTIONS, ids=lambda one: repr(one)[:60])
 async def test_what_is_wrong_with_an_option_is_told_by_its_name(ask: Ask, options: dict[str, Any], field: str) -> None:
     backend = FakeBackend(say("yes"))
     llm = client(backend)

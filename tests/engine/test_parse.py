@@ -122,7 +122,7 @@ async def test_a_parse_that_breaks_off_goes_to_the_next_route_as_a_chat_does() -
     assert (await client(first, FakeBackend(say("42"), name="b")).parse("hi", int)).output == 42
 
 
-@pytest.mark.parametrize("kind", [object(), NoSchema, Callable[[], int]])
+@pytest.mark.parametrize("kind", [object(), NoSchema, Callable[[], int], {}, "", "\ud800", 7])
 async def test_a_type_without_a_schema_is_told_and_nothing_is_sent(kind: Any) -> None:
     backend = FakeBackend()
     with pytest.raises(ConfigError, match="type: "):

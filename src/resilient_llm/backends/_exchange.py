@@ -239,7 +239,7 @@ async def fetch(
 
 async def _small(answer: Answer, path: str) -> bytes:
     """The body of an answer, read to its end and hung up on."""
-    data = b""
+    data = bytearray()
     pieces = answer.body.__aiter__()
     try:
         inflate = inflater(answer.headers().get("content-encoding", ""))
@@ -250,4 +250,4 @@ async def _small(answer: Answer, path: str) -> bytes:
     finally:
         with anyio.move_on_after(CLOSE_TIME, shield=True):
             await _hang_up(pieces, answer.body)
-    return data
+    return bytes(data)

@@ -27,7 +27,7 @@ def address(base_url: str | None) -> str:
     Raises:
         ConfigError: it is no text.
     """
-    if base_url is not None and not isinstance(base_url, str):
+    if base_url == "" or not isinstance(base_url, str | None):  # empty: a variable that was not set, perhaps
         raise ConfigError(f"base_url: {shown(base_url)} is not an http:// or https:// address")
     given = base_url or os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434"
     url = given if "://" in given else f"http://{given}"
@@ -76,6 +76,18 @@ def stays(keep_alive: float | str | None) -> float:
     bare = isinstance(keep_alive, str) and re.fullmatch(r"[-+]?\d+", keep_alive)
     hint = f": it has no unit. For seconds write {keep_alive} without quotes, or '{keep_alive}s'" if bare else ""
     raise ConfigError(f"keep_alive: {shown(keep_alive)} is neither seconds nor a duration such as '10m'{hint}")
+
+
+def checked_switches(think: object, shift: object) -> None:
+    """Checks `think=` and `shift=`.
+
+    Raises:
+        ConfigError: one is none of what it may be.
+    """
+    if not isinstance(think, bool | None) and think not in ("low", "medium", "high", "max"):
+        raise ConfigError(f"think: {shown(think)} is not one of True, False, low, medium, high, max")
+    if not isinstance(shift, bool | None):
+        raise ConfigError(f"shift: {shown(shift)} is not one of True, False, None")
 
 
 def checked_options(options: Mapping[str, Any] | None) -> None:

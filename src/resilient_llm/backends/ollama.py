@@ -21,7 +21,7 @@ from resilient_llm._types import ChatRequest, EmbedRequest, Message, Request, Zo
 from resilient_llm._watch import Watch
 from resilient_llm._zones import zone_of
 from resilient_llm.backends import _ollama_settings as settings
-from resilient_llm.backends._endpoint import endpoint
+from resilient_llm.backends._endpoint import checked_names, endpoint
 from resilient_llm.backends._ollama_memory import Memory
 from resilient_llm.backends._ollama_mend import Mender
 from resilient_llm.backends._ollama_server import Server, unless_untold
@@ -78,8 +78,8 @@ class Ollama:
         http_client: Any = None,
         name: str | None = None,
     ) -> None:
-        if not isinstance(model, str) or not model.strip() or not model.isprintable():
-            raise ConfigError("model: give the name of a model, such as 'llama3.2'")
+        checked_names(model, name, "llama3.2")
+        settings.checked_switches(think, shift)
         if num_ctx is None and isinstance(options, Mapping):
             num_ctx = options.get("num_ctx")
         if num_ctx is not None:

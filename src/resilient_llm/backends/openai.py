@@ -14,7 +14,7 @@ from resilient_llm._models import ModelInfo, best, told
 from resilient_llm._numbers import shown, whole
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
-from resilient_llm.backends._endpoint import Endpoint, endpoint
+from resilient_llm.backends._endpoint import Endpoint, checked_names, endpoint
 from resilient_llm.backends._exchange import Exchange, fetch
 from resilient_llm.backends._user_client import UserTransport
 from resilient_llm.backends.base import Batches
@@ -69,8 +69,7 @@ class OpenAICompatible:
         http_client: Any = None,
         name: str | None = None,
     ) -> None:
-        if not isinstance(model, str) or not model.strip() or not model.isprintable():
-            raise ConfigError("model: give the name of a model, such as 'gpt-5-mini'")
+        checked_names(model, name, "gpt-5-mini")
         if context_window is not None:
             whole("context_window", context_window)
         if extra is not None and not isinstance(extra, Mapping):
@@ -78,7 +77,8 @@ class OpenAICompatible:
         if base_url is not None and not isinstance(base_url, str):
             raise ConfigError(f"base_url: {shown(base_url)} is not an http:// or https:// address")
         by_environment = base_url is None
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or PROVIDERS["openai"].base_url
+        if base_url is None:
+            base_url = os.environ.get("OPENAI_BASE_URL") or PROVIDERS["openai"].base_url
         known = provider_at(base_url)
         self.provider = name_at(base_url)
         if api_key is None and known is not None and known.key is not None:

@@ -179,6 +179,9 @@ class CircuitBreaker:
 
         A normal end is a success, an exception is judged by `Permit.judge`, a cancellation gives no verdict.
 
+        Args:
+            clock: seconds, monotonic; the one of the clients that share it.
+
         Raises:
             CircuitOpen: on entering.
         """
@@ -192,7 +195,7 @@ class CircuitBreaker:
         while self._inbox and self._lock.acquire(blocking=False):
             try:
                 while self._inbox:
-                    self._apply(*self._inbox.popleft())
+                    self._apply(self._inbox.popleft())
             finally:
                 self._lock.release()
         while self._news and not self._lock.locked() and self._telling.acquire(blocking=False):
@@ -208,10 +211,8 @@ class CircuitBreaker:
             except Exception:
                 log.exception("a listener of a circuit breaker failed")
 
-    def _apply(
-        self, permit: Permit, now: float, failed: bool | None, slow: bool, since: float | None,
-        retry_after: float | None,
-    ) -> None:  # fmt: skip
+    def _apply(self, verdict: Verdict) -> None:
+        permit, now, failed, slow, since, retry_after = verdict
         if permit.settled:
             return
         permit.settled = True

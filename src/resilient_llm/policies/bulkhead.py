@@ -125,13 +125,9 @@ class Bulkhead:
         return granted if isinstance(granted, Slot) else None
 
     async def acquire(
-        self,
-        take: Callable[[float], T | float],
-        peek: Callable[[float], LLMError | None],
-        *,
-        deadline: float,
-        clock: Clock,
-    ) -> Slot[T]:
+        self, take: Callable[[float], T | float], peek: Callable[[float], LLMError | None], *,
+        deadline: float, clock: Clock,
+    ) -> Slot[T]:  # fmt: skip
         """Waits for a slot. Cancelled while it waits, or at the moment of getting one, it holds nothing.
 
         Args:

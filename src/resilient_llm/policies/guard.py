@@ -173,6 +173,11 @@ class ContextGuard:
             limit=max(room, 0),
         )
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Those of the rule and of what counts."""
+        return _name(self.overflow), "estimate" if self.counter is None else _name(self.counter)
+
     def _counter(self, ours: TokenCounter) -> TokenCounter:
         """The guard's own, or `ours`: where it has none, and from where its own raises.
 
@@ -198,8 +203,7 @@ class ContextGuard:
         return count
 
     def __repr__(self) -> str:
-        counter = "estimate" if self.counter is None else _name(self.counter)
-        rule = _name(self.overflow)
+        rule, counter = self.names
         return f"ContextGuard(window={self.window}, reserve={self.reserve}, overflow={rule}, counter={counter})"
 
 

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from tenacity.wait import wait_base
 
 LONGEST_HINT = 120.0  # seconds; a longer Retry-After is not waited for (openai-python 3.54 draws the line there too)
+ATTEMPTS = {True: 2, False: 3}  # by local, the first included
+BASE, THROTTLED = 0.5, 1.0  # seconds that the first wait is below; of a hosted server that throttles
+TOP = {True: 10.0, False: 20.0}  # seconds that every wait is below, by local
 _TIMEOUTS = (ConnectTimeout, LoadTimeout, FirstTokenTimeout, StreamStalled)
 _ONCE = (EmptyReply, OutputInvalid)  # a second answer as bad as the first says that a third will be too
 _THROTTLED = (RateLimited, Overloaded)
@@ -82,7 +85,7 @@ class Retry:
             left: seconds left until the deadline.
             others: another eligible route is left.
         """
-        attempts = self.attempts or (2 if local else 3)
+        attempts = self.attempts or ATTEMPTS[local]
         if tried >= attempts or not error.retryable or (tried >= 2 and isinstance(error, _ONCE)):
             return None
         if local and isinstance(error, _TIMEOUTS):
@@ -95,11 +98,18 @@ class Retry:
         elif self.wait is not None:
             wait = max(0.0, self.wait(_state(tried, error)))
         else:
-            base = 1.0 if isinstance(error, _THROTTLED) and not local else 0.5
-            wait = rng.uniform(0.0, min(10.0 if local else 20.0, base * 2 ** min(tried - 1, 30)))
+            base = THROTTLED if isinstance(error, _THROTTLED) and not local else BASE
+            wait = rng.uniform(0.0, min(TOP[local], base * 2 ** min(tried - 1, 30)))
         if not wait < left or (others and wait > self.patience):  # also turns NaN away
             return None
         return wait
+
+    def explain(self, *, local: bool) -> str:
+        """It in words, with every number."""
+        attempts, wait = self.attempts or ATTEMPTS[local], f"full jitter below {BASE:g} s, doubling to {TOP[local]:g} s"
+        if self.wait is not None:
+            wait = f"waits by {getattr(self.wait, '__name__', type(self.wait).__name__)}"
+        return f"{attempts} attempt{'s' * (attempts > 1)}, {wait}, patience {self.patience:g} s"
 
 
 def _state(tried: int, error: LLMError) -> Any:

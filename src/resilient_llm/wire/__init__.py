@@ -10,7 +10,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._replies import Event, Vectors
-from resilient_llm._types import Request
+from resilient_llm._types import Request, Tool
 
 WireEvent = Event | Vectors
 
@@ -67,6 +67,14 @@ class Codec(Protocol):
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
         """What an answer with this status (not 200) means. Header names are in lower case."""
         ...
+
+
+def said_tool(tool: Tool) -> dict[str, Any]:
+    """A tool in the shape that all servers take."""
+    function: dict[str, Any] = {"name": tool.name, "parameters": tool.parameters}
+    if tool.description:
+        function["description"] = tool.description
+    return {"type": "function", "function": function}
 
 
 def dump(body: Mapping[str, Any]) -> bytes:
