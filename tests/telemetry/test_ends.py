@@ -79,9 +79,11 @@ async def test_what_a_finaliser_left_is_done_with_the_next_step(next_step: str, 
     assert of(otel.calls[0])[names.OUTCOME] == "abandoned"
 
 
-def test_what_a_finaliser_left_is_in_the_trace_of_a_program_that_ends_there() -> None:
-    code = """
-import asyncio, warnings
+@pytest.mark.parametrize("forks", ["", "if (child := os.fork()): os.waitpid(child, 0)"], ids=["alone", "forks"])
+def test_what_a_finaliser_left_is_in_the_trace_of_a_program_that_ends_there(forks: str) -> None:
+    """Once: the child of a fork does not tell what its parent did."""
+    code = f"""
+import asyncio, os, warnings
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 from resilient_llm import AsyncClient
@@ -94,9 +96,10 @@ async def opened():
     stream = AsyncClient(FakeBackend(stall("a")), tracer_provider=provider).stream("hi")
     return await stream.__aenter__()
 
-warnings.simplefilter("ignore", ResourceWarning)
+warnings.simplefilter("ignore")
 stream = asyncio.run(opened())
 del stream
+{forks}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("attempt fake/fake\nchat fake\n", "")

@@ -139,9 +139,11 @@ def test_where_there_is_only_its_api_nothing_is_traced() -> None:
     assert "resilient_llm.telemetry._spans" not in found
 
 
-def test_a_provider_that_comes_later_is_found() -> None:
-    late = """
+@pytest.mark.parametrize("before", ["", "import opentelemetry.trace"], ids=["nothing", "the API"])
+def test_a_provider_that_comes_later_is_found(before: str) -> None:
+    late = f"""
 import asyncio
+{before}
 from resilient_llm import AsyncClient
 from resilient_llm.testing import FakeBackend
 llm = AsyncClient(FakeBackend())

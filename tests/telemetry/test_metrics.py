@@ -106,6 +106,15 @@ async def test_several_clients_are_added_up(otel: Otel) -> None:
     assert otel.value("resilient_llm.concurrency.limit", resilient_llm__limiter="fake") in (4, 7)
 
 
+async def test_a_breaker_is_in_a_state_or_not_however_many_clients_have_it(otel: Otel) -> None:
+    first, second = otel.client(FakeBackend(COUNTED)), otel.client(FakeBackend(COUNTED))
+    for llm in (first, second):
+        await llm.chat("hi")
+    points = otel.points("resilient_llm.circuit_breaker.state")
+    found = {one.attributes[names.BREAKER_STATE]: one.value for one in points}
+    assert found == {"closed": 1, "open": 0, "half_open": 0}
+
+
 async def test_the_overhead_of_one_call_in_sixteen(otel: Otel) -> None:
     llm = otel.client(FakeBackend(say("a", first=2.0), connects=1.0))
     for _ in range(OVERHEAD_OF + 1):

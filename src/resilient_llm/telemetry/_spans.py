@@ -116,9 +116,9 @@ class CallTrace:
             labels = {names.ROUTE: run.leg.name, **target.limiter}
             self._sinks.instruments.record(metrics.QUEUE_DURATION, run.queue, labels)
         self._tell_news(target)
-        if self._first is not None:
-            self._note(names.RESTARTED.name, {})
-            self._first = None
+        if self._first is not None and self._kind == "stream":
+            self._note(names.RESTARTED.name, summary.of_restart(self._call.attempts))
+        self._first = None
         begun = self._at(run.begun + run.queue - self._call.started)
         span = self._sinks.attempts.start_span(
             f"attempt {target.name}", self._context, SpanKind.CLIENT, attributes, start_time=begun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._errors import ContextOverflow, LLMError
@@ -91,6 +92,14 @@ def of_retry(event: RetryPlanned, number: int) -> dict[str, Any]:
     source = "retry_after" if event.error.retry_after is not None else "backoff"
     kind = names.error_type(event.error)
     return {names.NUMBER: number, names.ERROR_TYPE: kind, names.DELAY: event.wait, names.SOURCE: source}
+
+
+def of_restart(attempts: Sequence[Attempt]) -> dict[str, str]:
+    """A stream begins anew: what broke it, which need not be what came last."""
+    for one in reversed(attempts):
+        if one.first_token is not None and one.error is not None:
+            return {names.ERROR_TYPE: names.error_type(one.error)}
+    return {}
 
 
 def of_transition(change: BreakerChanged) -> dict[str, Any]:
