@@ -31,6 +31,7 @@ from resilient_llm._types import EmbedRequest
 from resilient_llm._verdict import accept
 from resilient_llm._zones import beyond
 from resilient_llm.policies import plan
+from resilient_llm.wire import ToolPiece
 
 STAYS = 3600.0  # seconds that a conversation is remembered to be on a route
 _INSIDE: ContextVar[bool] = ContextVar("resilient_llm.inside", default=False)
@@ -202,9 +203,15 @@ class Engine:
         assert batches is not None
         try:
             run.first_token(await anext(batches))
-            if not whole:
-                return
             add, progress = gathered.add, run.watch.progress
+            if not whole:
+                while (
+                    run.first and type(run.first[0]) is ToolPiece
+                ):  # nothing to be handed over yet: what breaks now is repeated
+                    run.first = await anext(batches)
+                    add(run.first)
+                    run.heard = progress()
+                return
             while not gathered.over:
                 add(await anext(batches))
                 run.heard = progress()

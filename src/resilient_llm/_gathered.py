@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from resilient_llm._replies import Done, ReasoningDelta, TextDelta, Vectors
 from resilient_llm._types import ToolCall
 from resilient_llm.sentinels import EVERY, Lookout
-from resilient_llm.wire import WireEvent
+from resilient_llm.wire import ToolPiece, WireEvent
 
 
 class Gathered:
@@ -22,18 +22,19 @@ class Gathered:
         over: the server said that it was done.
     """
 
-    __slots__ = ("_due", "_lookout", "_make", "calls", "done", "over", "texts", "thoughts", "vectors")
+    __slots__ = ("_building", "_due", "_lookout", "_make", "calls", "done", "over", "texts", "thoughts", "vectors")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.thoughts: list[str] = []
         self.calls: list[ToolCall] = []
+        self._building: list[str] = []  # the pieces of tool calls
         self.vectors: Vectors | None = None
         self.done: Done | None = None
         self.over = False
         self._make: Callable[[], Lookout] | None = None
         self._lookout: Lookout | None = None
-        self._due = sys.maxsize  # the number of texts at which it is looked at; a thought makes it one less
+        self._due = sys.maxsize  # the number of texts at which it is looked at; any other piece makes it one less
 
     def watched(self, make: Callable[[], Lookout]) -> None:
         """From now on it is looked at whether it has to be cut, every so many pieces and when its limit ended it."""
@@ -52,6 +53,9 @@ class Gathered:
             elif kind is ReasoningDelta:
                 self.thoughts.append(event.text)  # type: ignore[union-attr]
                 self._due -= 1
+            elif kind is ToolPiece:
+                self._building.append(event.text)  # type: ignore[union-attr]
+                self._due -= 1
             elif isinstance(event, ToolCall):
                 self.calls.append(event)
             elif isinstance(event, Done):
@@ -69,7 +73,7 @@ class Gathered:
         if self._lookout is None:
             self._lookout = self._make()
         self._due = len(self.texts) + EVERY
-        fault = self._lookout.look(self.texts, self.thoughts)
+        fault = self._lookout.look(self.texts, self.thoughts, self._building)
         if fault is not None:
             raise fault
 

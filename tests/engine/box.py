@@ -32,6 +32,10 @@ class Box(OllamaModel):
             self.chats.append(exchange.truth)
         return exchange
 
+    def evict(self) -> None:
+        """Another program puts the model out of memory, as `ollama stop` does."""
+        self.also(self.now, "/api/generate", {"model": "llama3.2", "keep_alive": 0})
+
     @property
     def together(self) -> int:
         """How many questions were under way at one time, at most."""

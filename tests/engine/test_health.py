@@ -5,8 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from resilient_llm import Bulkhead, CircuitBreaker, LLMError, Retry, Route, errors
-from resilient_llm.errors import BackendFailed, ConnectFailed, RequestRejected
+from resilient_llm import Bulkhead, CircuitBreaker, EmbedRequest, LLMError, Retry, Route, errors
+from resilient_llm.errors import BackendFailed, CircuitOpen, ConnectFailed, RequestRejected
 from resilient_llm.testing import FakeBackend, fail, hang, say
 
 from .kit import Ask, client, error_of, unlimited
@@ -127,6 +127,20 @@ async def test_the_time_of_a_load_is_no_silence() -> None:
         with anyio.move_on_after(21):  # one second after the model is in memory
             await llm.chat("hi")
     assert llm.snapshot()["a"]["breaker"].slow == 0
+
+
+async def test_a_health_check_asks_a_route_of_embeddings_for_a_vector() -> None:
+    vectors = FakeBackend(name="vectors", local=True)
+    assert await client(Route(vectors, space="nomic")).health() == {"vectors": None}
+    assert [type(one) for one in vectors.requests] == [EmbedRequest]
+
+
+async def test_a_server_that_says_nothing_and_is_done_is_well_and_one_whose_breaker_is_open_is_not_asked() -> None:
+    silent, down = FakeBackend(say(""), name="silent"), FakeBackend(fail(ConnectFailed("refused")), name="down")
+    llm = client(silent, Route(down, breaker=CircuitBreaker(failures=1), retry=Retry(attempts=1)))
+    assert [type(one) for one in (await llm.health()).values()] == [type(None), ConnectFailed]
+    assert [type(one) for one in (await llm.health()).values()] == [type(None), CircuitOpen]
+    assert down.opened == 1
 
 
 async def test_our_own_half_minute_aside_is_not_taken_for_what_the_server_said(ask: Ask) -> None:

@@ -98,7 +98,7 @@ async def test_those_that_wait_for_one_load_are_one_loss(caplog: pytest.LogCaptu
     host = Box(Pulled(size=10**10), settings=Settings(num_parallel=8))
     async with client(Route(ollama(host, num_ctx=4096), bulkhead=Bulkhead(8))) as llm:
         await llm.chat("hi")
-        host.send("POST", "/api/chat", {"model": "llama3.2", "messages": [], "keep_alive": 0})
+        host.evict()
         replies = list[ChatReply]()
 
         async def ask() -> None:
@@ -164,7 +164,7 @@ async def test_what_loads_have_taken_limits_the_next_where_the_route_says_so(
     route = Route(ollama(host), **given)  # type: ignore[arg-type]
     async with client(route, FakeBackend(say("far"), name="far")) as llm:
         await llm.warm_up()  # 20.03 s
-        host.send("POST", "/api/chat", {"model": "llama3.2", "messages": [], "keep_alive": 0})
+        host.evict()
         await anyio.sleep(100)
         host.inject(Fault("load stalls"))
         began = anyio.current_time()

@@ -6,48 +6,25 @@ import anyio
 import pytest
 
 from resilient_llm import (
-    AsyncClient,
     ContextOverflow,
     Image,
     Message,
-    Ollama,
     OptionWarning,
     ReloadWarning,
     Retry,
     Route,
-    Timeouts,
 )
-from resilient_llm.errors import FirstTokenTimeout, ModelNotFound, UnsupportedParameter
-from resilient_llm.testing import FakeBackend, FakeOllama, Fault, Machine, OllamaModel, Pulled, hang, say
+from resilient_llm.errors import ModelNotFound, UnsupportedParameter
+from resilient_llm.testing import FakeBackend, Fault, Machine, Pulled, say
 from resilient_llm.testing._host.facts import GIB
 
-from .box import Box, ollama, slow_disk
-from .kit import REAL, Ask, client, error_of
+from .box import Box, ollama
+from .kit import Ask, client, error_of
 
 pytestmark = pytest.mark.anyio
 NAME = "ollama:llama3.2"
 WORDS = [f"{at} " for at in range(5000)]
 ONCE = Retry(attempts=1)
-
-
-def evict(host: OllamaModel) -> None:
-    """Another program puts the model out, as `ollama stop` does."""
-    host.send("POST", "/api/chat", {"model": "llama3.2", "messages": [], "keep_alive": 0})
-
-
-async def test_what_has_to_be_loaded_anew_in_mid_call_is_a_load_and_no_slow_first_token(ask: Ask) -> None:
-    host = slow_disk(60)
-    async with client(Route(ollama(host), timeouts=Timeouts(first_token=5), retry=ONCE)) as llm:
-        await llm.warm_up()
-        first = await ask(llm)
-        evict(host)
-        second = await ask(llm, timeout=90)
-    assert (first.degraded, second.degraded) == ((), ("reloaded",))
-    timings = second.timings
-    assert 60 - 6 < timings.load < 61  # /api/ps may not answer for up to 5 s while the memory of a GPU is given back
-    truth = host.chats[-1]
-    assert timings.server_load == pytest.approx(truth.pending + truth.load + truth.ping, abs=0.001)
-    assert (timings.server_queue or 9) < 1
 
 
 async def test_the_wait_for_a_slot_at_the_server_is_told(ask: Ask) -> None:
@@ -62,50 +39,6 @@ async def test_the_wait_for_a_slot_at_the_server_is_told(ask: Ask) -> None:
     assert host.log[-1].slot > 9
     assert reply.timings.server_queue == pytest.approx(host.log[-1].slot + host.log[-1].overhead, abs=0.01)
     assert (reply.timings.first_token or 0) > (reply.timings.server_queue or 99)  # it is a part of it
-
-
-async def test_a_hang_with_the_model_in_memory_stays_a_slow_first_token(ask: Ask) -> None:
-    host = Box(faults=[Fault("stalls", since=5)])
-    async with client(Route(ollama(host), timeouts=Timeouts(first_token=60), retry=ONCE)) as llm:
-        await llm.warm_up()
-        await anyio.sleep(5)
-        before = host.paths.count("/api/ps")
-        error = await error_of(ask(llm, timeout=90), FirstTokenTimeout)
-    assert (error.attempts[0].load or 0) < 1
-    assert 50 <= host.paths.count("/api/ps") - before <= 62  # it was asked while there was silence
-
-
-async def test_a_load_that_a_caller_began_and_left_is_completed_for_the_next(ask: Ask) -> None:
-    host = slow_disk(60)
-    async with client(ollama(host)) as llm:
-        await ask(llm, timeout=90)
-        evict(host)
-        with anyio.move_on_after(30):
-            await ask(llm)
-        await anyio.sleep(90)
-        assert [load.outcome for load in host.loads][-1] == "completed"
-        began = anyio.current_time()
-        await ask(llm)
-        assert anyio.current_time() - began < 1
-
-
-@REAL
-async def test_a_server_that_is_always_loading_is_not_excused_for_ever(ask: Ask) -> None:
-    with FakeOllama(hang()) as server:
-        limits = Timeouts(load=20, first_token=1.5)
-        route = Route(Ollama("llama3.2", base_url=server.url), timeouts=limits, retry=ONCE)
-
-        async def evict() -> None:
-            while True:
-                server.evict()
-                await anyio.sleep(0.05)
-
-        async with AsyncClient(route) as llm, anyio.create_task_group() as group:
-            await llm.warm_up()
-            group.start_soon(evict)
-            with anyio.fail_after(15):
-                await error_of(ask(llm, timeout=30), FirstTokenTimeout)
-            group.cancel_scope.cancel()
 
 
 async def test_an_answer_that_outgrew_the_window_is_told(ask: Ask) -> None:
@@ -153,7 +86,7 @@ async def test_a_model_that_falls_back_on_the_cpu_as_a_whole_is_told(ask: Ask) -
     async with client(ollama(host, num_ctx=4096)) as llm:
         assert (await ask(llm)).degraded == ()
         host.inject(Fault("falls back to CPU"))
-        evict(host)
+        host.evict()
         await anyio.sleep(61)
         assert "cpu_spill" in (await ask(llm)).degraded
 

@@ -9,7 +9,17 @@ import anyio
 import httpx2
 import pytest
 
-from resilient_llm import AsyncClient, ContextGuard, DeadlineExceeded, Ollama, OpenAICompatible, Route, Usage
+from resilient_llm import (
+    AsyncClient,
+    ChatRequest,
+    ContextGuard,
+    DeadlineExceeded,
+    Ollama,
+    OpenAICompatible,
+    Route,
+    Usage,
+    drop_oldest,
+)
 from resilient_llm._fitting import NEAR
 from resilient_llm.errors import ContextOverflow
 from resilient_llm.policies.tokens import estimate_request
@@ -124,6 +134,26 @@ async def test_what_the_server_counted_for_other_prompts_decides_only_where_the_
 )  # fmt: skip
 def test_it_is_said_who_says_how_large_the_window_is(route: Route, said: str) -> None:
     assert said in client(route).explain()
+
+
+def exact(request: ChatRequest) -> int:
+    return 7
+
+
+@pytest.mark.parametrize(
+    ("window", "guard", "said"),
+    [
+        (None, None, "nothing to check without a window; estimated by the vocabulary of o200k"),
+        (8192, None, "refuse; max_tokens, else 256, kept for the answer; estimated by the vocabulary of o200k"),
+        (512, None, "refuse; max_tokens, else 128, kept for the answer; estimated by the vocabulary of o200k"),
+        (8192, ContextGuard(reserve=99, overflow=drop_oldest), "drop_oldest; 99 kept for the answer; estimated by"),
+        (8192, ContextGuard(counter=exact), "refuse; max_tokens, else 256, kept for the answer; counted by exact"),
+    ],
+)
+def test_what_the_guard_does_is_said_in_words_and_numbers(
+    window: int | None, guard: ContextGuard | None, said: str
+) -> None:
+    assert f"   guard: {said}" in client(Route(FakeBackend(window=window), guard=guard)).explain()
 
 
 @REAL

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resilient_llm._errors import AuthFailed, UnsupportedParameter
-from resilient_llm._types import ChatRequest, Message, Reasoning, Tool
+from resilient_llm._types import ChatRequest, Message, Reasoning, Tool, ToolCall
 from resilient_llm.dialects import PROFILES, Profile, profile_for
 from resilient_llm.testing._openai_rules import RULES, refusal_of, rules_of
 from resilient_llm.wire._ollama_request import settings_from
@@ -191,6 +191,31 @@ def test_a_role_that_is_refused_gives_way() -> None:
     after = learned(profile_for("openai", "o3"), "messages[0].role", request)
     assert after is not None
     assert chat_body(request, "m", after, stream=False)["messages"][0]["role"] == "system"
+
+
+@pytest.mark.parametrize(
+    ("server", "field", "message"),
+    [
+        ("openai", "name", Message("user", "hi", name="ann")),
+        ("deepseek", "reasoning_content", Message("assistant", "hi", reasoning="hm", tool_calls=(ToolCall("f", {}),))),
+    ],
+)
+def test_a_field_of_a_message_that_is_refused_is_left_out(server: str, field: str, message: Message) -> None:
+    def sent(profile: Profile) -> list[dict[str, Any]]:
+        said = chat_body(ChatRequest((*HI, message)), "m", profile, stream=False)["messages"]
+        return [one for one in said if field in one]
+
+    before = profile_for(server, "m")
+    after = learned(before, f"messages[1].{field}", ChatRequest((*HI, message)))
+    assert after is not None
+    assert (len(sent(before)), len(sent(after))) == (1, 0)
+
+
+def test_tools_are_an_empty_list_where_a_history_with_calls_needs_some() -> None:
+    calls = (Message("assistant", tool_calls=(ToolCall("f", {}, "a"),)), Message("tool", "1", tool_call_id="a"))
+    request = ChatRequest((*HI, *calls))
+    bodies = [chat_body(request, "m", profile_for(server, "m"), stream=False) for server in ("litellm", "openai")]
+    assert [one.get("tools") for one in bodies] == [[], None]
 
 
 @pytest.mark.parametrize("parameter", [None, "", "model", "messages", "messages[0].content", "tools", "stream", "nope"])

@@ -12,7 +12,21 @@ from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._replies import Event, Vectors
 from resilient_llm._types import Request, Tool
 
-WireEvent = Event | Vectors
+
+@dataclass(slots=True, repr=False)
+class ToolPiece:
+    """Something of a tool call has come, which is handed over only when it is whole. Always alone in its batch.
+
+    It is a sign of life as good as text, and a model that runs in circles does so in there, too.
+    """
+
+    text: str
+
+    def __repr__(self) -> str:
+        return f"ToolPiece({len(self.text)} chars)"
+
+
+WireEvent = Event | Vectors | ToolPiece
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -32,6 +46,8 @@ class Decoder(Protocol):
     Attributes:
         finishing: the answer is whole; only its usage, or the end of its body, may still come. The reader waits for
             the one a second at most and for the other just long enough to keep the connection.
+
+    A decoder of tool calls that come in pieces also has `building`, a list: the pieces that came and gave no event yet.
     """
 
     finishing: bool

@@ -65,9 +65,10 @@ class ToolCalls:
     An id that comes late, with the same name once more, is that of the call which is not whole and has none.
     """
 
-    __slots__ = ("_by_id", "_by_index", "_calls", "_parsed", "_room")
+    __slots__ = ("_by_id", "_by_index", "_calls", "_parsed", "_room", "fresh")
 
     def __init__(self) -> None:
+        self.fresh: list[str] = []  # the pieces that have come; whoever looks at them empties it
         self._calls: list[_Call] = []
         self._by_id: dict[str, _Call] = {}
         self._by_index: dict[int, _Call] = {}
@@ -102,6 +103,8 @@ class ToolCalls:
             raise Malformed("the tool calls are longer than 16 MiB")
         if arguments:
             call.pieces.append(arguments)
+        if arguments or name:
+            self.fresh.append(arguments or name)
 
     def check(self, text: bytes) -> None:
         """Looks again at the text of what was added, if arguments came as an object and not as a text.

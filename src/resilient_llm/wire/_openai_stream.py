@@ -39,27 +39,10 @@ class ChatDecoder:
     """
 
     __slots__ = (
-        "_body",
-        "_calls",
-        "_degraded",
-        "_figures",
-        "_filtered",
-        "_fingerprint",
-        "_finish",
-        "_form",
-        "_frames",
-        "_id",
-        "_limit",
-        "_model",
-        "_over",
-        "_payload",
-        "_queue",
-        "_said",
-        "_thinking",
-        "_thought",
-        "_usual",
+        "_body", "_calls", "_degraded", "_figures", "_filtered", "_fingerprint", "_finish", "_form", "_frames", "_id",
+        "_limit", "_model", "_over", "_payload", "_queue", "_said", "_thinking", "_thought", "_usual", "building",
         "finishing",
-    )
+    )  # fmt: skip
 
     def __init__(self, *, degraded: tuple[Degraded, ...] = (), limit: int | None = None) -> None:
         self.finishing = False
@@ -68,6 +51,7 @@ class ChatDecoder:
         self._frames: ServerSentEvents | None = None
         self._body: bytearray | None = None
         self._calls = ToolCalls()
+        self.building = self._calls.fresh
         self._degraded = degraded
         self._figures: dict[str, int] = {}
         self._filtered: tuple[str, ...] = ()
