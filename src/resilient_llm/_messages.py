@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -214,6 +215,18 @@ def _tool_call(call: Any) -> Any:
     return ToolCall(name=function.get("name", ""), arguments=arguments, id=call.get("id") or "")
 
 
+@cache
+def _empty() -> Message:
+    return Message("user")
+
+
+def _user(text: str) -> Message:
+    """A user's message. Where there is nothing to check it is not checked, which would be a tenth of a call's cost."""
+    if type(text) is str and text.isascii():  # no half of a surrogate pair
+        return _empty().model_copy(update={"content": text})
+    return Message("user", text)
+
+
 _SAID = {*Message.model_fields, "reasoning_content"}  # what of a server's own message is read; the rest is its own
 Messages = str | Message | Mapping[str, Any] | Sequence[str | Message | Mapping[str, Any]]
 
@@ -238,7 +251,7 @@ def messages_from(given: Messages, system: str | None = None) -> tuple[Message, 
         if isinstance(item, Message):
             made.append(item)
         elif isinstance(item, str):
-            made.append(Message("user", item))
+            made.append(_user(item))
         elif isinstance(item, Mapping):
             try:
                 made.append(Message(**{name: item[name] for name in item if name in _SAID}))

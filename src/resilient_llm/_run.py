@@ -33,6 +33,7 @@ from resilient_llm._errors import (
 from resilient_llm._events import AttemptEnded, AttemptStarted, FirstToken, SlotsChanged
 from resilient_llm._gathered import Gathered
 from resilient_llm._leg import Leg
+from resilient_llm._quotes import unquote
 from resilient_llm._replies import Attempt, AttemptKind, Usage
 from resilient_llm._types import ChatRequest, Request
 from resilient_llm._watch import Watch
@@ -192,6 +193,8 @@ class Run:
         if self.watch is not None:
             self.watch.finish()
         failure = error if isinstance(error, LLMError) else None
+        if failure is not None:
+            unquote(failure, self.call.request)
         if self.slot is not None:
             self._judge(self.slot.held.permit, error, now)
             self._settle(self.slot, error, now)

@@ -80,7 +80,9 @@ class Watch:
         self._scope = anyio.CancelScope(deadline=self._ends + self._offset)
 
     def _limit(self, phase: Phase) -> float:
-        return float(getattr(self.limits, "between_tokens" if phase == "stream" else phase))
+        limits = self.limits
+        limit: float = limits.between_tokens if phase == "stream" else getattr(limits, phase)
+        return limit
 
     def _end(self, phase: Phase, now: float) -> float:
         last = self._deadline.at if phase == "stream" else self._deadline.first_token_by(self._reserve)

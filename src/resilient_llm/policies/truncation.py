@@ -105,7 +105,7 @@ class Counted:
         return ", ".join(f"{kind} × {ratio:.2f}" for kind, (ratio, spread) in known.items() if spread < UNKNOWN)
 
     def _learn(self, request: ChatRequest, counted: int, estimate: TokenCounter) -> None:
-        if size(request) > LIGHT or counted < LEAST:
+        if counted < LEAST or size(request) > LIGHT:
             return
         self._looks += 1
         if self._looks > OFTEN and self._looks % OFTEN:
