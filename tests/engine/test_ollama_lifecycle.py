@@ -20,6 +20,7 @@ pytestmark = pytest.mark.anyio
 NAME = "ollama:llama3.2"
 
 
+@pytest.mark.invariant(36)
 @pytest.mark.parametrize("slots", [1, 50])
 @pytest.mark.parametrize("every", [0.0, 2.0], ids=["all at once", "one by one"])
 async def test_fifty_callers_without_patience_are_one_load_that_completes_and_serves_the_late_ones(
