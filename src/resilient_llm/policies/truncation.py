@@ -32,6 +32,7 @@ ENOUGH = 8  # answers after which there is no need to count only to learn
 UNKNOWN = 0.35  # how far the estimate may be off for a tokenizer that nothing is known of
 FEW = 0.12  # and after three answers
 SURE = 0.035  # and at the least: a long prompt is off by less than the text that it was learned from
+POSSIBLE = (0.3, 12.0)  # a ratio that some tokenizer has: bytes for Thai are 3 a character, and we count 0.29 at least
 UNTOLD = 0.4  # of the estimate; below it a prompt was cut, though nobody knows the window
 LEAST_WINDOW = 2_048  # tokens; no server in use has a smaller one
 _NUM_KEEP = (4, 5)  # tokens that Ollama keeps from the front: `num_keep`, and one that begins a text where there is one
@@ -116,7 +117,7 @@ class Counted:
             self._add(kind, counted / guess, guess)
 
     def _add(self, kind: str, ratio: float, expected: float) -> None:
-        if expected >= LEAST:
+        if expected >= LEAST and POSSIBLE[0] <= ratio <= POSSIBLE[1]:
             self._ratios.setdefault(kind, deque(maxlen=KEPT)).append((ratio, expected))
 
     def __repr__(self) -> str:
