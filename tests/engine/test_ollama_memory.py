@@ -122,8 +122,9 @@ async def test_who_fights_for_the_memory_is_named(caplog: pytest.LogCaptureFixtu
 async def test_an_option_of_a_call_that_means_a_reload_is_warned_of() -> None:
     with FakeOllama(say("yes")) as server:
         async with AsyncClient(local(server, num_ctx=4096)) as llm:
-            with pytest.warns(ReloadWarning, match="num_ctx: 8192 instead of 4096"):
+            with pytest.warns(ReloadWarning, match="num_ctx: 8192 instead of 4096") as caught:
                 await llm.chat("hi", extra={"options": {"num_ctx": 8192}})
+            assert {one.filename for one in caught} == {__file__}
             with pytest.warns(ReloadWarning, match="shift: True instead of False"):
                 await llm.chat("hi", extra={"shift": True})
             with pytest.warns(ReloadWarning, match="keep_alive"):

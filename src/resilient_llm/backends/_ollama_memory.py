@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import warnings
 import weakref
 from collections.abc import Mapping
 from functools import partial
@@ -23,7 +22,7 @@ from resilient_llm._detached import Detached, Job, running_loop
 from resilient_llm._errors import UnsupportedParameter
 from resilient_llm._replies import Degraded, Done
 from resilient_llm._types import ChatRequest, EmbedRequest, Request
-from resilient_llm._warnings import OptionWarning
+from resilient_llm._warnings import OptionWarning, warn
 from resilient_llm._watch import Watch, aside
 from resilient_llm.backends._ollama_server import Server, unless_untold
 from resilient_llm.policies.loads import Loads
@@ -198,11 +197,10 @@ class Memory:
         if job.error is not None:
             raise copy.copy(job.error)  # a copy for each waiter: a shared exception would grow all their tracebacks
         if self.num_ctx is not None and self._granted is not None and self._granted < self.num_ctx:
-            warnings.warn(
+            warn(
                 f"num_ctx: {self.server.model} was not trained for {self.num_ctx} tokens; its window is the"
                 f" {self._granted} that Ollama gives it",
                 OptionWarning,
-                stacklevel=2,
             )
 
     async def _bring(self, here: _Here, watch: Watch, *, embed: bool) -> None:
