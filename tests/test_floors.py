@@ -27,6 +27,7 @@ FLOORS: dict[str, int] = {
     "_warnings": 0,
     "_portal": 0,
     "_needs": 0,
+    "_quotes": 0,
     "_models": 0,
     "_zones": 0,
     "_detached": 0,

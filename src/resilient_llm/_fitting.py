@@ -100,7 +100,7 @@ async def _factor(request: ChatRequest, call: Call, leg: Leg, window: int | None
             counted = await leg.count(request, aside(call.clock, call.zone))
         except LLMError:
             return factor
-        return counted / guess * COUNTED if counted else factor
+        return counted / guess * COUNTED if counted is not None and counted > 0 else factor
     raise DeadlineExceeded("the deadline came while the server counted the prompt", phase="queue")
 
 
@@ -138,6 +138,8 @@ def _reseeded(request: ChatRequest, call: Call, leg: Leg) -> ChatRequest:
 
     A server that gets no seed draws one itself. But a model of Ollama's may have one in its Modelfile.
     """
+    if not call.attempts:
+        return request
     here = call.attempts[call.earlier :]
     spoiled = sum(isinstance(one.error, OutputInvalid) and one.route == leg.name for one in here)
     if not spoiled or (request.seed is None and not leg.local):

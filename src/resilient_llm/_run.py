@@ -23,7 +23,6 @@ from resilient_llm._errors import (
     DeadlineUnattainable,
     FirstTokenTimeout,
     LLMError,
-    LoadTimeout,
     OutputInvalid,
     Overloaded,
     RateLimited,
@@ -33,6 +32,7 @@ from resilient_llm._errors import (
 from resilient_llm._events import AttemptEnded, AttemptStarted, FirstToken, SlotsChanged
 from resilient_llm._gathered import Gathered
 from resilient_llm._leg import Leg
+from resilient_llm._quotes import unquote
 from resilient_llm._replies import Attempt, AttemptKind, Usage
 from resilient_llm._types import ChatRequest, Request
 from resilient_llm._watch import Watch
@@ -47,7 +47,7 @@ from resilient_llm.wire._patience import say_left
 T = TypeVar("T")
 THROTTLES = (RateLimited, Overloaded)  # a server's way of saying that there is too much at once
 UNSENT = (ConnectFailed, ConnectTimeout, Rejected)  # the server has not counted it
-LIMITS = (ConnectTimeout, LoadTimeout, FirstTokenTimeout)  # nobody's fault where the deadline left no more than that
+LIMITS = (ConnectTimeout, FirstTokenTimeout)  # nobody's fault where the deadline left no more than that
 NOTHING = Usage()
 log = logging.getLogger("resilient_llm")
 
@@ -192,6 +192,8 @@ class Run:
         if self.watch is not None:
             self.watch.finish()
         failure = error if isinstance(error, LLMError) else None
+        if failure is not None:
+            unquote(failure, self.call.request)
         if self.slot is not None:
             self._judge(self.slot.held.permit, error, now)
             self._settle(self.slot, error, now)

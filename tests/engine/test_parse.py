@@ -105,6 +105,7 @@ async def test_an_answer_that_its_limit_cut_is_not_asked_for_again() -> None:
     error = await error_of(client(FakeBackend(say('{"name":"Par', finish="length"))).parse("hi", City), OutputInvalid)
     assert len(error.attempts) == 1
     assert error.reply.degraded == ("cut_at_length",)
+    assert "(the limit of tokens cut it off)" in error.message
 
 
 async def test_another_route_answers_where_its_route_says_so() -> None:

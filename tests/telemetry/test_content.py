@@ -123,7 +123,9 @@ async def test_a_server_that_repeats_the_prompt_and_the_key_in_its_error_does_no
     otel: Otel, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = "sk-proj-4f9a8b7c6d5e"
-    body = {"error": {"message": f"Incorrect API key provided: {key}", "type": "invalid_request_error"}}
+    body = {
+        "error": {"message": f"Incorrect API key provided: {key}, asked {SECRET!r}", "type": "invalid_request_error"}
+    }
     with FakeOpenAI(status(401, body=body)) as server:
         async with AsyncClient(
             OpenAICompatible("m", base_url=server.url, api_key=key, headers={"X-Secret": "hush"}), **otel.providers

@@ -37,6 +37,13 @@ def _busy_pool(text: str, _: str) -> LLMError:
     return Overloaded(f"the http_client's own pool is full: {text}", fault="nobody")
 
 
+def _unconnected(text: str, at: str) -> LLMError:
+    if "CERTIFICATE_VERIFY_FAILED" not in text:
+        return ConnectFailed(f"no connection to {at}: {text}")
+    own = "an authority of your own goes into SSL_CERT_FILE, or into an http_client"
+    return ConnectFailed(f"no connection to {at}: {text} ({own})", retryable=False)  # it is the same a second later
+
+
 def _protocol(text: str, _: str) -> LLMError:
     """The peer went away, or what it sent is not HTTP; the library has one class for both."""
     if "disconnected" in text or "peer closed" in text:
@@ -46,7 +53,7 @@ def _protocol(text: str, _: str) -> LLMError:
 
 BEFORE: dict[str, Made] = {
     "ConnectTimeout": lambda *_: ConnectTimeout("no connection within the http_client's own limit"),
-    "ConnectError": lambda text, at: ConnectFailed(f"no connection to {at}: {text}"),
+    "ConnectError": _unconnected,
     "PoolTimeout": _busy_pool,
     "ReadTimeout": lambda *_: FirstTokenTimeout("no answer within the http_client's own limit"),
     "RemoteProtocolError": _protocol,

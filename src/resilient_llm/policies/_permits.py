@@ -86,7 +86,8 @@ class Permit:
 
     def release(self) -> None:
         """No verdict: it was cancelled, or ended in a way that says nothing about the server."""
-        self._hear((self, 0.0, None, False, None, None))
+        if not self.settled:  # whoever holds one gives it back, and most had their verdict before
+            self._hear((self, 0.0, None, False, None, None))
 
     def judge(self, error: BaseException | None, now: float) -> None:
         """The verdict that an outcome amounts to. A caller's mistake is a success: the server answered."""

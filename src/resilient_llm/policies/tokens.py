@@ -110,9 +110,9 @@ def fits_surely(request: ChatRequest, window: int) -> bool:
     Cheap: no text is encoded that is longer than the window.
     """
     texts = _everything(request)
-    calls = sum(len(message.tool_calls) for message in request.messages)
-    room = window - _SURE_REQUEST - _SURE_MESSAGE * len(request.messages) - _SURE_TOOL * (len(request.tools) + calls)
-    room -= 2 * IMAGE * sum(len(message.images) for message in request.messages)
+    room = window - _SURE_REQUEST - _SURE_MESSAGE * len(request.messages) - _SURE_TOOL * len(request.tools)
+    for message in request.messages:
+        room -= _SURE_TOOL * len(message.tool_calls) + 2 * IMAGE * len(message.images)
     chars = sum(map(len, texts))
     if 4 * chars <= room:
         return True
@@ -120,8 +120,14 @@ def fits_surely(request: ChatRequest, window: int) -> bool:
 
 
 def _everything(request: ChatRequest) -> list[str]:
-    texts = [text for message in request.messages for text in _texts(message)]
-    texts += [text for tool in request.tools for text in _shown(tool)]
+    texts: list[str] = []
+    for message in request.messages:
+        if message.reasoning or message.name or message.tool_calls:
+            texts += _texts(message)
+        else:
+            texts.append(message.content)
+    for tool in request.tools:
+        texts += _shown(tool)
     if request.schema is not None:
         texts.append(json.dumps(request.schema))
     return texts

@@ -253,7 +253,7 @@ class CallTrace:
         sinks.instruments.ended(
             Ended(event, self._kind, target, self._usage, answer.get(names.RESPONSE_MODEL), self._first, self._waited),
             number=call.number, tags=[tag for tag in sinks.metric_tags if tag in call.request.tags],
-            counts=not self._quiet, context=self._context,
+            counts=not self._quiet, span=self._span,
         )  # fmt: skip
         self._call = self._run = None  # type: ignore[assignment]  # or call and trace would keep each other alive
 
