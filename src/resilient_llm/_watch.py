@@ -137,7 +137,9 @@ class Watch:
             return _LATE[self.phase](
                 f"{_WHAT[self.phase]} within {self._ends - self._since:.3g} s"
                 f" (of its {limit:.3g} s: {self._reserve:.3g} s are kept for the next route)",
-                fault="nobody",  # the caller had no more time, which says nothing about the server
+                # The caller had no more time, which says nothing about the server. But a load that does not end is to
+                # be found out, and while one goes on its callers are better off elsewhere.
+                fault=None if self.phase == "load" else "nobody",
             )
         return _LATE[self.phase](f"{_WHAT[self.phase]} within {limit:.3g} s")
 

@@ -128,7 +128,9 @@ async def test_a_warm_up_loads_once_and_sends_no_prompt() -> None:
     async with client(ollama(host), other) as llm:
         await llm.warm_up()
         assert (outcomes(host), host.chats, other.opened) == (["completed"], [], 0)
+        before = len(host.paths)
         await llm.chat("hi")
+        assert host.paths[before:] == ["/api/chat"]  # it is known to be there
     assert outcomes(host) == ["completed"]
 
 

@@ -212,7 +212,8 @@ class Memory:
             self.held = False
             await self.resident(watch)
             self._granted = self._told
-            self.held = self._said = True
+            self.held = self.sure = self._said = True
+            self.heard = watch.clock()
             await self.server.ask_version(watch)
         finally:
             here.loading = None
@@ -223,7 +224,7 @@ class Memory:
         Raises:
             LLMError: the server did not take that within `limit` seconds.
         """
-        self._leaves = True
+        self._leaves, self.sure = True, False
         try:
             await self.server.load(embed=embed, keep_alive=0, watch=watch, limit=limit)
             end = watch.clock() + gone
