@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from statistics import median
 
+from resilient_llm._replies import Done
 from resilient_llm._types import ChatRequest, Message
 from resilient_llm.policies.tokens import PRIMING, TokenCounter, fits_surely, size
 
@@ -146,6 +147,18 @@ def _explained(
         if abs(counted - left) <= spread * left and counted + gone * (1 + UNKNOWN) > window:
             return True
     return False
+
+
+def shifted(done: Done, window: int | None) -> bool:
+    """An answer outgrew the window: the server dropped the middle of the context, the system's words first.
+
+    One that ends where the window ends says `length` (`shift: false`, or a server that cannot shift).
+    """
+    prompt, answer = done.usage.input_tokens, done.usage.output_tokens
+    if window is None or prompt is None or answer is None:
+        return False
+    used = prompt + answer
+    return used > window or (used == window and done.finish_reason != "length")
 
 
 def pinned(window: int) -> frozenset[int]:
