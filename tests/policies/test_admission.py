@@ -34,6 +34,12 @@ def test_with_room_and_a_closed_breaker_an_attempt_gets_both() -> None:
     assert repr(given) == "Ticket(Permit(normal, generation 0), Reservation(70 tokens, open))"
 
 
+def test_who_names_no_tokens_takes_none() -> None:
+    rate = RateLimit(tokens_per_minute=100)
+    ticket(Admission(CircuitBreaker(), rate), 0)
+    assert rate.snapshot(0).tokens == 0
+
+
 def test_without_a_rate_limit_the_breaker_decides_alone() -> None:
     given = ticket(Admission(CircuitBreaker(), tokens=10**9), 0)
     assert given.reservation is None

@@ -576,7 +576,10 @@ def test_impossible_values_are_refused_and_shown(values: dict[str, object], show
 def test_its_repr_says_what_state_it_is_in_and_why() -> None:
     assert repr(opened()).startswith("CircuitBreaker(open: 5 failures in a row")
     assert repr(CircuitBreaker(mode="forced_open")).startswith("CircuitBreaker(closed, forced_open, 0 of 5 failures")
-    assert repr(opened().admit(5)) == "Permit(probe, generation 2)"
+    probe = opened().admit(5)
+    assert repr(probe) == "Permit(probe, generation 2)"
+    probe.release()
+    assert repr(probe) == "Permit(probe, generation 2, settled)"
 
 
 def test_a_permit_that_is_dropped_leaves_no_cycle_behind() -> None:

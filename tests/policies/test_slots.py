@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_llm.policies._slots import Limit, Tokens
+from resilient_llm.policies._slots import ABANDONED, Limit, Slot, Tokens
 from resilient_llm.policies.bulkhead import Bulkhead
 
 from .test_bulkhead import Thing, peek
@@ -42,6 +42,53 @@ def test_a_fixed_number_stays(outcomes: list[tuple[str, int, int]], slots: int) 
     assert limit.slots == slots
 
 
+class Reader:
+    """A stream whose progress the test says."""
+
+    def __init__(self) -> None:
+        self.at: object = None
+        self.revoked = 0
+
+    def progress(self) -> object:
+        return self.at
+
+    def revoke(self) -> None:
+        self.revoked += 1
+
+
+def test_only_a_reader_who_reads_nothing_for_a_minute_is_sent_away() -> None:
+    (slot,) = [Bulkhead(1).try_acquire(lambda now: Thing(), 0.0)]
+    assert slot is not None
+    slot.look(1000)  # no stream: nobody can have forgotten it
+    slot.reader = reader = Reader()
+    slot.look(1000)
+    slot.look(2000)  # it waits for its server
+    reader.at = "first"
+    slot.look(2001)
+    slot.look(2001 + ABANDONED - 0.1)
+    assert reader.revoked == 0
+    slot.look(2001 + ABANDONED)
+    assert reader.revoked == 1
+    reader.at = "second"
+    slot.look(2100)
+    slot.look(2100 + ABANDONED - 0.1)
+    assert reader.revoked == 1
+    reader.at = None
+    slot.look(2100 + ABANDONED)
+    reader.at = "second"
+    slot.look(2101 + ABANDONED)
+    assert reader.revoked == 1
+
+
+def test_its_repr_says_whether_it_is_held() -> None:
+    bulkhead = Bulkhead(1)
+    slot = bulkhead.try_acquire(lambda now: Thing(), 0.0)
+    assert isinstance(slot, Slot)
+    assert repr(slot) == "Slot(held)"
+    slot.release(1.0)
+    assert repr(slot) == "Slot(released)"
+
+
 @pytest.mark.invariant(28)
 def test_one_epoch_shrinks_once() -> None:
     """What began before the number shrank says nothing about the number that there is now."""
@@ -58,6 +105,7 @@ def test_it_grows_by_one_for_as_many_answers_as_there_are_slots_and_only_if_half
     assert [limit.answered(1) for _ in range(20)] == [0] * 20
     assert [limit.answered(2) for _ in range(4)] == [0, 0, 0, 1]
     assert [limit.answered(3) for _ in range(5)] == [0, 0, 0, 0, 1]
+    assert [Limit(5, 6).answered(2) for _ in range(5)] == [0] * 5
     assert [limit.answered(6) for _ in range(20)] == [0] * 20
     assert limit.slots == 6
 
