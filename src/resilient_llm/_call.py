@@ -34,6 +34,7 @@ class Call:
         refused: what each route had been sent when its server said that it is too long, and what it said.
         backoff: seconds waited between attempts.
         estimates: what was counted of the prompt.
+        quiet: the log says nothing of it; what it found out is what its caller asked for.
         check: makes of the whole text what was asked for, or raises `OutputInvalid`; `None` if text is all.
         tell: told of what happens; `None` where nobody listens.
         trace: the call in a trace, if anybody looks at it there.
@@ -41,14 +42,14 @@ class Call:
 
     __slots__ = (
         "_over", "attempts", "backoff", "check", "clock", "conversation", "deadline", "earlier", "estimates",
-        "failures", "number", "refused", "request", "restarted", "started", "tell", "trace", "whole", "zone",
+        "failures", "number", "quiet", "refused", "request", "restarted", "started", "tell", "trace", "whole", "zone",
     )  # fmt: skip
 
     def __init__(
         self, request: Request, deadline: Deadline, clock: Clock, *,
         whole: bool, zone: Zone | None, conversation: str | None, number: int = 0, tell: Tell | None = None,
     ) -> None:  # fmt: skip
-        self.number, self.tell, self._over = number, tell, False
+        self.number, self.tell, self._over, self.quiet = number, tell, False, False
         self.trace: CallTrace | None = None
         self.request, self.deadline, self.clock = request, deadline, clock
         self.whole, self.zone, self.conversation = whole, zone, conversation
@@ -87,7 +88,7 @@ class Call:
             return
         self._over = True
         failure = error if isinstance(error, LLMError) else None
-        if failure is not None or (error is None and not left and len(self.attempts) > 1):
+        if not self.quiet and (failure is not None or (error is None and not left and len(self.attempts) > 1)):
             self._log(failure)
         if self.tell is None:
             return

@@ -72,8 +72,9 @@ def _clamped(limit: float, left: float) -> str:
 
 
 def _timeouts(leg: Leg, first: float, whole: float) -> str:
-    limits, learned = leg.limits, leg.state().get("model", {}).get("load_budget")
-    seen = f" ({learned:.3g} s by its last loads)" if learned is not None else ""
+    limits, learned = leg.learned(leg.limits), getattr(leg.backend, "load_budget", None)
+    use = "" if leg.route.adapt else ", not used without adapt=True"
+    seen = f" ({learned:.3g} s by its last loads{use})" if learned is not None else ""
     phases = {"connect": limits.connect, "load": limits.load, "first token": limits.first_token}
     each = [f"{name} {_clamped(limit, first)}" for name, limit in phases.items() if name != "load" or leg.ready]
     if leg.ready is not None:

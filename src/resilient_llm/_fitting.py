@@ -100,7 +100,7 @@ async def _factor(request: ChatRequest, call: Call, leg: Leg, window: int | None
             counted = await leg.count(request, aside(call.clock, call.zone))
         except LLMError:
             return factor
-        return counted / guess * COUNTED if counted else factor
+        return counted / guess * COUNTED if counted is not None and counted > 0 else factor
     raise DeadlineExceeded("the deadline came while the server counted the prompt", phase="queue")
 
 

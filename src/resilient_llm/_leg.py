@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from resilient_llm._canary import Canary
@@ -124,10 +125,18 @@ class Leg:
     def limits_for(self, request: Request) -> timeouts.Limits:
         """The limits of the phases of an attempt: longer for a model that thinks first, fewer without a stream."""
         if not isinstance(request, ChatRequest):
-            return self.limits.unary()
+            return self.learned(self.limits).unary()
         thinks = request.reasoning not in (None, "none") if self._reasons is None else self._reasons(request)
-        limits = self.thinking if thinks else self.limits
+        limits = self.learned(self.thinking if thinks else self.limits)
         return limits if self.streams else limits.unary()
+
+    def learned(self, limits: timeouts.Limits) -> timeouts.Limits:
+        """With `adapt`, the time for a load is what its loads have taken; but for a limit that the user gave."""
+        route = self.route
+        if not route.adapt or (route.timeouts is not None and route.timeouts.load is not None):
+            return limits
+        budget = getattr(self.backend, "load_budget", None)
+        return limits if budget is None else replace(limits, load=budget)
 
     @property
     def counts_whole(self) -> bool:

@@ -126,10 +126,17 @@ class Message(BaseModel):
             raise ConfigError(
                 f"message: there is no field {min(unknown)!r}; there are {', '.join(type(self).model_fields)}"
             )
-        given = {
-            "role": role, "content": content, "images": images, "reasoning": reasoning or reasoning_content,
-            "tool_calls": tool_calls, "tool_call_id": tool_call_id, "name": name, "route": route, "private": private,
-        }  # fmt: skip
+        given: dict[str, Any] = {"role": role, "content": content}  # and what is given: each field costs 0.3 µs
+        if images != ():
+            given["images"] = images
+        if reasoning is not None or reasoning_content is not None:
+            given["reasoning"] = reasoning or reasoning_content
+        if tool_calls:
+            given["tool_calls"] = tool_calls
+        if private is not False:
+            given["private"] = private
+        others = {"tool_call_id": tool_call_id, "name": name, "route": route}
+        given |= {field: value for field, value in others.items() if value is not None}
         _made(super().__init__, given, "message")
 
     @model_validator(mode="before")
@@ -145,8 +152,6 @@ class Message(BaseModel):
         elif isinstance(content, (list, tuple)):
             texts, images = _parts(content)
             message["content"], message["images"] = "".join(texts), (*message.get("images", ()), *images)
-        if message.get("tool_calls") is None:
-            message.pop("tool_calls", None)
         return message
 
     @field_validator("tool_calls", mode="before")

@@ -93,6 +93,7 @@ class Done:
         load: seconds that the server spent on loading the model, as far as it says.
         server_queue: seconds in the server's own queue, as far as its figures tell.
         remote: the server handed the request on to another host.
+        cause: what was last found in place of a model that had to be loaded anew.
         response_id: the server's id of the answer, by which its own logs and dashboards find it.
     """
 
@@ -105,6 +106,7 @@ class Done:
     load: float | None = None
     server_queue: float | None = None
     remote: bool = False
+    cause: str | None = None
     response_id: str | None = field(default=None, compare=False)
 
 

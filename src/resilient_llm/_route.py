@@ -61,8 +61,9 @@ class Route:
         tells_deadline: how long the caller still waits goes with each request, as `X-Request-Timeout-Ms`, for a server
             that stops by then. Default no.
         adapt: whether what was learned decides: the guard's token estimate is corrected by what the server counted for
-            other prompts. Default no: the same configuration gives the same decisions, and `explain()` shows what was
-            learned.
+            other prompts, and a load may take three times as long as the longest of its model's last five (30 s at
+            least), unless `timeouts` says how long. Default no: the same configuration gives the same decisions, and
+            `explain()` shows what was learned.
         lacks: what the model cannot do although nobody else says so: `tools`, `vision` (images), `schema` (typed
             output). Calls that need it pass this route over.
         price: what tokens cost there, where the server does not say; in `explain()` and `models()`.

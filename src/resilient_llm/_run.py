@@ -23,7 +23,6 @@ from resilient_llm._errors import (
     DeadlineUnattainable,
     FirstTokenTimeout,
     LLMError,
-    LoadTimeout,
     OutputInvalid,
     Overloaded,
     RateLimited,
@@ -48,7 +47,7 @@ from resilient_llm.wire._patience import say_left
 T = TypeVar("T")
 THROTTLES = (RateLimited, Overloaded)  # a server's way of saying that there is too much at once
 UNSENT = (ConnectFailed, ConnectTimeout, Rejected)  # the server has not counted it
-LIMITS = (ConnectTimeout, LoadTimeout, FirstTokenTimeout)  # nobody's fault where the deadline left no more than that
+LIMITS = (ConnectTimeout, FirstTokenTimeout)  # nobody's fault where the deadline left no more than that
 NOTHING = Usage()
 log = logging.getLogger("resilient_llm")
 

@@ -158,7 +158,12 @@ class ChatStream:
         self._waiting.clear()
 
     def text(self) -> Texts:
-        """Only the pieces of the answer's text, as strings."""
+        """Only the pieces of the answer's text, as strings.
+
+        Raises:
+            LLMError: as iterating the events. Also where the route says `on_break="restart"`: strings cannot tell that
+                the answer begins anew, and nobody would know what to forget.
+        """
         return Texts(self)
 
     @property
@@ -248,3 +253,5 @@ class Texts:
             event = await self._stream.__anext__()
             if type(event) is TextDelta:
                 return event.text
+            if type(event) is Restarted:
+                raise event.error

@@ -55,6 +55,10 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: OpenAICompatible("m", base_url="http://ho\nst/v1"), "base_url: "),
     (lambda: OpenAICompatible("m", base_url=f"{URL}/v 1"), "base_url: "),
     (lambda: OpenAICompatible("m", base_url=f"{URL}/v\u00e9"), "base_url: "),
+    (
+        lambda: OpenAICompatible("m", base_url=f"{URL}/v1/chat/completions/"),
+        "base_url: it ends before /chat/completions",
+    ),
     (lambda: Ollama("m", base_url="http://ho\r\nst"), "base_url: "),
     (lambda: Ollama("m", base_url=f"{URL}/a\tb"), "base_url: "),
     (lambda: OpenAICompatible("m", base_url=URL, context_window=0), "context_window: "),

@@ -84,13 +84,21 @@ async def test_one_caller_in_a_hurry_does_not_shut_a_healthy_server_out_for_the_
     assert [state["breaker"].state for state in llm.snapshot().values()] == ["closed", "closed"]
 
 
-@pytest.mark.parametrize("limit", [{"connects": 99}, {"loads": 99}], ids=str)
-async def test_a_phase_that_the_deadline_cut_short_is_no_failure(ask: Ask, limit: dict[str, float]) -> None:
-    llm = client(FakeBackend(say("yes"), name="a", local=True, **limit), FakeBackend(say("yes"), name="b"))
+async def test_a_connect_that_the_deadline_cut_short_is_no_failure(ask: Ask) -> None:
+    llm = client(FakeBackend(say("yes"), name="a", local=True, connects=99), FakeBackend(say("yes"), name="b"))
     for _ in range(6):
         reply = await ask(llm, timeout=2)  # half of it is for the second
         assert (reply.route, reply.attempts[0].error.fault) == ("b", None)
         assert llm.snapshot()["a"]["breaker"].failures == 0
+
+
+async def test_a_load_that_never_ends_is_found_out_by_callers_in_a_hurry(ask: Ask) -> None:
+    deadlocked = FakeBackend(say("yes"), name="a", local=True, loads=9999)
+    llm, began = client(deadlocked, FakeBackend(say("yes"), name="b")), anyio.current_time()
+    for _ in range(20):
+        assert (await ask(llm, timeout=20)).route == "b"
+    assert llm.snapshot()["a"]["breaker"].state == "open"
+    assert round(anyio.current_time() - began) == 5 * 15  # of 20 s each, 5 are for the next route
 
 
 async def test_a_server_that_hangs_is_found_out_by_callers_in_a_hurry(ask: Ask) -> None:
@@ -135,12 +143,15 @@ async def test_a_health_check_asks_a_route_of_embeddings_for_a_vector() -> None:
     assert [type(one) for one in vectors.requests] == [EmbedRequest]
 
 
-async def test_a_server_that_says_nothing_and_is_done_is_well_and_one_whose_breaker_is_open_is_not_asked() -> None:
+async def test_a_server_that_says_nothing_and_is_done_is_well_and_one_whose_breaker_is_open_is_not_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     silent, down = FakeBackend(say(""), name="silent"), FakeBackend(fail(ConnectFailed("refused")), name="down")
     llm = client(silent, Route(down, breaker=CircuitBreaker(failures=1), retry=Retry(attempts=1)))
     assert [type(one) for one in (await llm.health()).values()] == [type(None), ConnectFailed]
     assert [type(one) for one in (await llm.health()).values()] == [type(None), CircuitOpen]
     assert down.opened == 1
+    assert [one.getMessage() for one in caplog.records if "lost" in one.getMessage()] == []
 
 
 async def test_our_own_half_minute_aside_is_not_taken_for_what_the_server_said(ask: Ask) -> None:

@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import anyio
-import httpx2
 import pytest
 
-from resilient_llm import AsyncClient, Ollama, Retry, Route, Timeouts
+from resilient_llm import AsyncClient, Retry, Route, Timeouts
 from resilient_llm.errors import FirstTokenTimeout
-from resilient_llm.testing import Fault, Machine, OllamaModel, Pulled
-from resilient_llm.testing._host.job import Exchange
-from resilient_llm.testing._script import Call
+from resilient_llm.testing import Fault
 
+from .box import Box, ollama, slow_disk
 from .kit import Ask, client, error_of
 
 pytestmark = pytest.mark.anyio
 LOAD = 60.0  # seconds
 
 
-class Box(OllamaModel):
-    """An Ollama on a slow disk that counts how often it is asked what it has in memory."""
-
-    asked = 0
-
-    def __init__(self, **options: Any) -> None:
-        speed = Pulled().size / LOAD
-        super().__init__(machine=Machine(disk=speed, cached=speed), **options)
-
-    def receive(self, call: Call) -> Exchange:
-        self.asked += call.path == "/api/ps"
-        return super().receive(call)
-
-    def evict(self) -> None:
-        """Another program has the model put out of the memory."""
-        self.also(self.now, "/api/generate", {"model": "llama3.2", "keep_alive": 0})
-
-    def client(self) -> AsyncClient:
-        backend = Ollama("llama3.2", http_client=httpx2.AsyncClient(transport=self.transport()))
-        return client(Route(backend, timeouts=Timeouts(load=120, first_token=8), retry=Retry(attempts=1)))
+def impatient(host: Box) -> AsyncClient:
+    return client(Route(ollama(host), timeouts=Timeouts(load=120, first_token=8), retry=Retry(attempts=1)))
 
 
 async def test_what_has_to_be_loaded_anew_in_mid_call_is_a_load_and_no_slow_first_token(ask: Ask) -> None:
-    host = Box()
-    async with host.client() as llm:
+    host = slow_disk(LOAD)
+    async with impatient(host) as llm:
         await llm.warm_up()
         first = await ask(llm)
         host.evict()
@@ -57,19 +35,20 @@ async def test_what_has_to_be_loaded_anew_in_mid_call_is_a_load_and_no_slow_firs
 
 
 async def test_a_hang_with_the_model_in_memory_stays_a_slow_first_token(ask: Ask) -> None:
-    host = Box(faults=[Fault("hang", request=2)])
-    async with host.client() as llm:
+    host = slow_disk(LOAD)
+    host.inject(Fault("hang", request=2))
+    async with impatient(host) as llm:
         await llm.warm_up()
-        before = host.asked
+        before = host.paths.count("/api/ps")
         error = await error_of(ask(llm, timeout=100), FirstTokenTimeout)
     assert error.attempts[0].total == pytest.approx(8, abs=0.1)
     assert (error.attempts[0].load or 0) < 1
-    assert host.asked - before >= 6  # while there was silence
+    assert host.paths.count("/api/ps") - before >= 6  # while there was silence
 
 
 async def test_a_load_that_a_caller_began_and_left_is_completed_for_the_next(ask: Ask) -> None:
-    host = Box()
-    async with host.client() as llm:
+    host = slow_disk(LOAD)
+    async with impatient(host) as llm:
         await ask(llm)
         host.evict()
         await anyio.sleep(5)
@@ -85,14 +64,15 @@ async def test_a_load_that_a_caller_began_and_left_is_completed_for_the_next(ask
 
 
 async def test_a_server_that_is_always_loading_is_not_excused_for_ever(ask: Ask) -> None:
-    host = Box(faults=[Fault("hang", request=2)])
+    host = slow_disk(LOAD)
+    host.inject(Fault("hang", request=2))
 
     async def evict() -> None:
         while True:
             host.evict()
             await anyio.sleep(0.5)
 
-    async with host.client() as llm, anyio.create_task_group() as group:
+    async with impatient(host) as llm, anyio.create_task_group() as group:
         await llm.warm_up()
         group.start_soon(evict)
         error = await error_of(ask(llm, timeout=600), FirstTokenTimeout)

@@ -252,6 +252,17 @@ def test_what_breaks_in_mid_answer_is_raised_after_all_that_came_before_it(step:
     assert caught.value.partial == "hello"
 
 
+def test_who_reads_strings_alone_gets_no_text_twice_but_the_error() -> None:
+    first, second = FakeBackend(cut("the ", "wh"), name="a"), FakeBackend(say("the ", "whole"), name="b")
+    got: list[str] = []
+    with Client(Route(first, on_break="restart"), second) as llm:
+        with pytest.raises(StreamInterrupted) as caught, llm.stream("hi") as stream:
+            for text in stream.text():
+                got.append(text)
+        assert (got, caught.value.partial) == (["the ", "wh"], "the wh")
+        assert first.active == second.active == 0
+
+
 def test_what_goes_wrong_on_entering_is_raised_there_and_holds_nothing() -> None:
     backend = FakeBackend(fail(ConnectFailed("no")), say("fine"), local=True)
     with Client(Route(backend, retry=Retry(attempts=1))) as llm:

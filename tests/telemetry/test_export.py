@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
 import threading
@@ -137,6 +138,26 @@ def test_where_there_is_only_its_api_nothing_is_traced() -> None:
     found = loaded("import opentelemetry.trace, opentelemetry.metrics; sys.modules['opentelemetry.sdk'] = None")
     assert "opentelemetry.trace" in found
     assert "resilient_llm.telemetry._spans" not in found
+
+
+BROKEN = """
+from resilient_llm import Client
+from resilient_llm.testing import FakeBackend
+
+class Broken:
+    def get_tracer(self, *args, **options): raise OSError("the disk is full")
+
+with Client(FakeBackend(), tracer_provider={given}) as llm:
+    print(llm.chat("hi").text, llm.chat("hi").text)
+"""
+
+
+@pytest.mark.parametrize(("variable", "given"), [("no such provider", "None"), ("", "Broken()")])
+def test_a_provider_that_cannot_be_had_is_no_matter_of_a_calls(variable: str, given: str) -> None:
+    environment = {**os.environ, **({"OTEL_PYTHON_TRACER_PROVIDER": variable} if variable else {})}
+    code = [sys.executable, "-c", BROKEN.format(given=given)]
+    done = subprocess.run(code, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "You said: hi You said: hi\n"), done.stderr
 
 
 @pytest.mark.parametrize("before", ["", "import opentelemetry.trace"], ids=["nothing", "the API"])

@@ -166,6 +166,18 @@ async def test_an_sdk_that_never_collects_does_not_make_the_process_grow(otel: O
     assert not made._waiting
 
 
+async def test_an_instrument_that_fails_is_nobodys_matter(otel: Otel, caplog: pytest.LogCaptureFixture) -> None:
+    made = instruments(otel.meter_provider, "1.41", counts=True)
+
+    def broken(*args: Any) -> None:
+        raise OSError("the disk is full")
+
+    made._record[metrics.RETRIES.name] = broken
+    for _ in range(MOST):
+        made.record(metrics.RETRIES, 1, {names.ROUTE: "r"})
+    assert "telemetry: OSError on a metric" in caplog.text
+
+
 async def test_an_answer_that_is_less_than_what_was_asked_for_is_counted(ask: Ask, otel: Otel) -> None:
     await ask(otel.client(FakeBackend(say("cut", finish="length"))))
     check(otel, 1)

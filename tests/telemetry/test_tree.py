@@ -78,12 +78,12 @@ async def test_a_call_that_succeeds_at_once(ask: Ask, otel: Otel) -> None:
 
 
 async def test_parameters_that_have_no_argument_are_told_too(ask: Ask, otel: Otel) -> None:
-    given = {"top_p": 0.9, "top_k": 40, "frequency_penalty": 0.1, "presence_penalty": 0.2, "other": 1}
+    given = {"top_p": 0.9, "top_k": 40, "frequency_penalty": 0.1, "presence_penalty": 0.2, "n": 2, "other": 1}
     await ask(otel.client(FakeBackend()), extra=given)
     check(otel, 1)
     found = of(otel.call)
-    keys = [names.TOP_P, names.TOP_K, names.FREQUENCY, names.PRESENCE]
-    assert [found[key] for key in keys] == [0.9, 40, 0.1, 0.2]
+    keys = [names.TOP_P, names.TOP_K, names.FREQUENCY, names.PRESENCE, names.CHOICES]
+    assert [found[key] for key in keys] == [0.9, 40, 0.1, 0.2, 2]
 
 
 async def test_a_typed_answer_says_so(otel: Otel) -> None:

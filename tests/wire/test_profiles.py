@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from resilient_llm._errors import AuthFailed, UnsupportedParameter
+from resilient_llm._errors import AuthFailed, ConfigError, UnsupportedParameter
 from resilient_llm._types import ChatRequest, Message, Reasoning, Tool, ToolCall
 from resilient_llm.dialects import PROFILES, Profile, profile_for
 from resilient_llm.testing._openai_rules import RULES, refusal_of, rules_of
@@ -240,3 +240,35 @@ def test_only_a_refused_field_teaches() -> None:
     codec = OpenAICodec("m")
     assert codec.learn(ChatRequest(HI, temperature=1.0), AuthFailed("no")) is False
     assert codec.profile == Profile()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"max_tokens_field": "max_output_tokens"}, "max_tokens_field: 'max_output_tokens' is not one of 'max_tokens'"),
+        ({"system_role": "assistant"}, "system_role: 'assistant' is not one of"),
+        ({"seed_field": "Seed"}, "seed_field: 'Seed' is not one of"),
+        ({"schema": "xml"}, "schema: 'xml' is not one of"),
+        ({"forced": "yes"}, "forced: 'yes' is not one of"),
+        ({"reasoning_echo": "thoughts"}, "reasoning_echo: 'thoughts' is not one of"),
+        ({"tool_ids": "["}, r"tool_ids: '\[' is not a pattern"),
+        ({"tool_ids": None}, "tool_ids: None is not a pattern"),
+        ({"refused": "stop"}, "refused: 'stop' is not a collection of names"),
+        ({"refused": 3}, "refused: 3 is not a collection of names"),
+        ({"lacks": {"smell"}}, r"lacks: \['smell'\] is not among tools, vision, schema"),
+        ({"max_stop": 0}, "max_stop: 0 is not a whole number of 1 or more"),
+        ({"reasoning": {"low": {}}}, "reasoning: fields, or None, are needed for each of none, low, medium, high"),
+        ({"reasoning": None}, "reasoning: "),
+    ],
+)
+def test_a_dialect_without_meaning_is_refused_when_it_is_made(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        Profile(**given)
+    with pytest.raises(ConfigError):
+        replace(profile_for("openai", "o3"), **given)
+
+
+def test_lists_will_do_for_sets() -> None:
+    made = Profile(refused=["stop"], lacks=["tools"])  # type: ignore[arg-type]
+    assert "stop" not in chat_body(ChatRequest(HI, stop=("a",)), "m", made, stream=False)
+    assert made == Profile(refused=frozenset({"stop"}), lacks=frozenset({"tools"}))

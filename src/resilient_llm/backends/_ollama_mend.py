@@ -2,8 +2,8 @@
 
 `/api/ps` and `/api/tags` answer in microseconds while a generation hangs (ollama/ollama#10119), for hours if nobody
 does anything. So one token is asked for, which is the only proof, and then step by step what may help is done, until
-a token comes: wait until our own attempts have ended; unload the model and see it gone; load it; call whoever can
-restart the server.
+a token comes: end our own attempts that are as silent, and wait for those that are not; unload the model and see it
+gone; load it; call whoever can restart the server.
 
 Rules of the file: it begins when a breaker opens because no tokens came, as detached work: no call waits for it. A
 server that is down or says what is wrong is not wedged. What is asked takes the place of a half-open breaker's probe,
@@ -103,6 +103,7 @@ class Mender:
             return silence
         self._say("%s is wedged: %s; unloading it", silence.message)
         self._does("waiting", canary, OWN)
+        self._loops.give_up("the model is wedged")
         if not await self._free(canary.clock):
             self._say("%s: answers of ours are still coming; it stays in memory")
             return silence
@@ -144,15 +145,10 @@ class Mender:
         return True
 
     async def _reload(self, canary: Canary) -> LLMError | None:
-        memory, clock = self._memory, canary.clock
-        watch = aside(clock, self._loops.zone)
+        memory, watch = self._memory, aside(canary.clock, self._loops.zone)
         self._does("unloading", canary, TOKEN + GONE)
         try:
-            embed = await memory.only_embeds(watch)
-            await memory.server.load(embed=embed, keep_alive=0, watch=watch, limit=TOKEN)
-            end = clock() + GONE
-            while await memory.resident(watch) is not False and clock() < end:  # noqa: ASYNC110  # nobody tells
-                await anyio.sleep(LOOK)  # the server tells nobody
+            await memory.unload(embed=await memory.server.only_embeds(watch), watch=watch, limit=TOKEN, gone=GONE)
         except LLMError as error:
             log.debug("%s: could not be unloaded: %s", self._name, type(error).__name__)
             return error

@@ -6,14 +6,13 @@ import math
 import os
 import re
 import sys
-import warnings
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from resilient_llm._errors import ConfigError
 from resilient_llm._numbers import is_number, shown
-from resilient_llm._warnings import OptionWarning, ReloadWarning
+from resilient_llm._warnings import OptionWarning, ReloadWarning, warn
 from resilient_llm.wire._ollama_options import differing, mistyped, unknown
 
 STAYS = 300.0  # seconds that Ollama keeps a model in memory, if nobody says otherwise (OLLAMA_KEEP_ALIVE)
@@ -102,7 +101,7 @@ def checked_options(options: Mapping[str, Any] | None) -> None:
     if wrong is not None:
         raise ConfigError(wrong)
     for said in unknown(options):
-        warnings.warn(said, OptionWarning, stacklevel=3)
+        warn(said, OptionWarning)
 
 
 def checked_extra(extra: Mapping[str, Any], pinned: Mapping[str, Any], shift: bool | None) -> None:
@@ -116,16 +115,14 @@ def checked_extra(extra: Mapping[str, Any], pinned: Mapping[str, Any], shift: bo
     if "shift" in extra and extra["shift"] != shift:
         differs.append(f"shift: {extra['shift']!r} instead of {shift!r}")
     if differs:
-        warnings.warn(
+        warn(
             f"extra: {', '.join(differs)} makes Ollama load the model anew, for this call and for the next without it."
             " Give it to Ollama(num_ctx=…, options=…, shift=…), or give such calls a route of their own",
             ReloadWarning,
-            stacklevel=2,
         )
     if "keep_alive" in extra:
-        warnings.warn(
+        warn(
             "extra: keep_alive in a call outlasts it and can block every load of the server (ollama/ollama#17408);"
             " give it to Ollama(keep_alive=…), which says it with loads only",
             ReloadWarning,
-            stacklevel=2,
         )

@@ -119,6 +119,11 @@ class Ollama:
         return self._memory.window_by
 
     @property
+    def load_budget(self) -> float | None:
+        """Seconds within which a load should be over: three times the longest of the last five, at least 30."""
+        return self._memory.loads.budget
+
+    @property
     def counts_whole(self) -> bool:
         """Its count of a prompt has what it held in its cache: not before 0.4, and not in 0.30.0 (#2068, #16414)."""
         version = self._server.version
@@ -130,7 +135,7 @@ class Ollama:
             settings.checked_extra(request.extra, self._pinned, self._shift)
         codec, memory = self._codec, self._memory
         call = codec.encode(request, stream=stream)
-        decoder = codec.decoder(request, stream=stream, judge=partial(memory.judge, watch.clock))
+        decoder = codec.decoder(request, stream=stream, judge=partial(memory.judge, watch.clock, watch.clock()))
         return Question(
             self._loops.here(watch), memory, self._transport, codec, call, decoder, watch, self._detached
         )  # fmt: skip
@@ -138,7 +143,7 @@ class Ollama:
     async def _one_token(self, watch: Watch) -> None:
         """Gets one token, or vector, out of the model: the only proof that it works."""
         await self._memory.ready(None, watch)
-        embed = await unless_untold(self._memory.only_embeds, watch)
+        embed = await unless_untold(self._memory.server.only_embeds, watch)
         request: Request = (
             EmbedRequest(("a",)) if embed else ChatRequest((Message(role="user", content="a"),), max_tokens=1)
         )

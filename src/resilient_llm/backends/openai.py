@@ -27,6 +27,7 @@ from resilient_llm.wire.openai import OpenAICodec, Profile, profile_for
 
 COUNT_TIME = 1.0  # seconds for counting a prompt; then the estimate has to do
 UNKNOWN = (404, 405, 501)  # the statuses of a server that does not know the question
+_PATHS = ("/chat/completions", "/embeddings")  # that people copy with the rest of the address
 METADATA_TIME = 5.0  # seconds for a metadata call; hosted catalogues are long
 
 
@@ -79,6 +80,8 @@ class OpenAICompatible:
         by_environment = base_url is None
         if base_url is None:
             base_url = os.environ.get("OPENAI_BASE_URL") or PROVIDERS["openai"].base_url
+        if base_url.rstrip("/").endswith(_PATHS):
+            raise ConfigError(f"base_url: it ends before {_PATHS[0]}, which is added to it")
         known = provider_at(base_url)
         self.provider = name_at(base_url)
         if api_key is None and known is not None and known.key is not None:

@@ -11,6 +11,7 @@ Rules of the file: nothing here is called for a token; a label comes from `_semc
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections import deque
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
     from opentelemetry.trace import Span
 
+log = logging.getLogger("resilient_llm")
 Labels = dict[str, str]
 MOST, PORTION = 4096, 16  # values that are put down at most; from then on so many are passed on at a time, in 0.15 ms
 OVERHEAD_OF = 16  # one call in so many tells its overhead: to record it costs a tenth of what is measured
@@ -106,7 +108,10 @@ class Instruments:
                 record, value, labels, context = waiting.popleft()
             except IndexError:
                 return  # there is no more, or another thread was here
-            record(value, labels, context)
+            try:
+                record(value, labels, context)
+            except Exception as error:  # noqa: BLE001  # the SDK is somebody else's code
+                log.warning("telemetry: %s on a metric", type(error).__name__)
 
     def ended(self, call: Ended, *, number: int, tags: Sequence[str], counts: bool, span: Span) -> None:
         """The metrics of the client's call of this `number`; the conventions' own only if nobody above counts it."""

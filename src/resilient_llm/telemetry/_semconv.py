@@ -59,12 +59,15 @@ TOP_P = _name("gen_ai.request.top_p", "call", "double", "if it is in `extra`", 0
 TOP_K = _name("gen_ai.request.top_k", "call", "int", "if it is in `extra`", 40)
 FREQUENCY = _name("gen_ai.request.frequency_penalty", "call", "double", "if it is in `extra`", 0.1)
 PRESENCE = _name("gen_ai.request.presence_penalty", "call", "double", "if it is in `extra`", 0.1)
+CHOICES = _name("gen_ai.request.choice.count", "call", "int", "`n`, if it is in `extra`", 2)
 OUTPUT_TYPE = _name("gen_ai.output.type", "call", "string", "`json` for `parse`", "json")
 CONVERSATION = _name(
     "gen_ai.conversation.id", "call", "string", "`conversation=`, else the baggage entry of this name", "c42"
 )
 AGENT = _name("gen_ai.agent.name", "call", "string", "the baggage entry of this name", "planner")
-EXTRAS = {"top_p": TOP_P, "top_k": TOP_K, "frequency_penalty": FREQUENCY, "presence_penalty": PRESENCE}
+EXTRAS = {
+    "top_p": TOP_P, "top_k": TOP_K, "frequency_penalty": FREQUENCY, "presence_penalty": PRESENCE, "n": CHOICES
+}  # fmt: skip
 
 # What it gave.
 RESPONSE_MODEL = _name(

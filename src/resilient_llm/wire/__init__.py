@@ -101,5 +101,17 @@ def dump(body: Mapping[str, Any]) -> bytes:
     """
     try:
         return to_json(body)
-    except (PydanticSerializationError, ValueError) as error:  # the message names the type, never the value
-        raise ConfigError(f"the request cannot be written as JSON: {type(error).__name__}") from None
+    except (PydanticSerializationError, ValueError) as error:
+        text = str(error)  # where a type is unknown it names that and not the value
+        reason = text if text.startswith("Unable to serialize unknown type") else type(error).__name__
+        raise ConfigError(f"{_spoilt(body)}the request cannot be written as JSON: {reason}") from None
+
+
+def _spoilt(body: Mapping[str, Any]) -> str:
+    """The name of the field that has no JSON form."""
+    for name, value in body.items():
+        try:
+            to_json({name: value})
+        except (PydanticSerializationError, ValueError):
+            return f"{name}: " if isinstance(name, str) and name.isprintable() else ""
+    return ""
