@@ -9,6 +9,7 @@ import pytest
 
 from resilient_llm import AsyncClient, ContextGuard, LLMError, Ollama, Route, Timeouts, drop_oldest
 from resilient_llm.errors import ServerError
+from resilient_llm.policies.truncation import POSSIBLE
 from resilient_llm.testing import FakeBackend, OllamaModel, fail, say
 
 from .kit import Ask, client
@@ -37,7 +38,7 @@ async def story(ask: Ask, *, poisoned: bool, adapt: bool = False) -> list[Any]:
     llm = client(Route(near, guard=guard, adapt=adapt), Route(far, guard=guard, adapt=adapt))
     for leg in llm._legs if poisoned else ():
         for _ in range(60):
-            leg.counted._add("words", 100.0, 1000)  # as if the server counted a hundred tokens where there is one
+            leg.counted._add("words", POSSIBLE[1], 1000)  # as if the server counted twelve tokens where there is one
     return await decisions(ask, llm, near, far)
 
 

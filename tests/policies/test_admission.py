@@ -121,9 +121,9 @@ def started_slowly() -> CircuitBreaker:
     return breaker
 
 
-@pytest.mark.parametrize("rate", [None, RateLimit(tokens_per_minute=100)], ids=["no rate", "rate"])
-def test_while_a_breaker_starts_slowly_who_has_no_other_route_waits_for_its_turn(rate: RateLimit | None) -> None:
-    breaker = started_slowly()
+@pytest.mark.parametrize("limited", [False, True])
+def test_while_a_breaker_starts_slowly_who_has_no_other_route_waits_for_its_turn(limited: bool) -> None:
+    breaker, rate = started_slowly(), RateLimit(tokens_per_minute=100) if limited else None
     first = ticket(Admission(breaker, rate, tokens=60), 5)
     elsewhere, here = Admission(breaker, rate, tokens=20), Admission(breaker, rate, tokens=20, waits=True)
     assert isinstance(elsewhere.peek(5), CircuitOpen)
