@@ -15,10 +15,12 @@ from resilient_llm._errors import (
     BadRequest,
     CircuitOpen,
     ConfigError,
+    ConnectFailed,
     DeadlineExceeded,
     FirstTokenTimeout,
     RateLimited,
     ServerError,
+    StreamStalled,
 )
 from resilient_llm.policies.breaker import CircuitBreaker, Permit, Transition
 
@@ -275,6 +277,21 @@ def test_what_a_server_says_ends_the_silence(verb: str) -> None:
         breaker.admit(second).slow(second + 4, since=second)
         getattr(breaker.admit(second + 4), verb)(second + 4)
     assert (breaker.state(60), breaker.snapshot(60).slow) == ("closed", 0)
+
+
+def test_what_opened_it_is_told_as_silence_or_not() -> None:
+    for errors, slow in (
+        ([FirstTokenTimeout("no"), StreamStalled("no")], True),
+        ([ServerError("no")] * 4 + [FirstTokenTimeout("no")], True),
+        ([FirstTokenTimeout("no")] + [ConnectFailed("no")] * 4, False),
+    ):
+        told: list[Transition] = []
+        breaker = CircuitBreaker()
+        breaker.on_change.append(told.append)
+        for error in errors:
+            assert not told
+            breaker.admit(0).judge(error, 0)
+        assert [(one.after, one.slow) for one in told] == [("open", slow)]
 
 
 def test_a_failure_between_two_slow_attempts_breaks_the_row() -> None:
