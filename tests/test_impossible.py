@@ -135,6 +135,7 @@ def test_values_that_exclude_each_other_are_refused_and_both_shown(
     with pytest.raises(ConfigError) as caught:
         make(**given)
     assert all(word in str(caught.value) for word in shows)
+    assert str(caught.value).startswith((f"{shows[0]}: ", "RateLimit: "))
 
 
 @pytest.mark.parametrize(

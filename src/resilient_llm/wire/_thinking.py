@@ -10,6 +10,7 @@ and reasoning without an end is reasoning.
 from __future__ import annotations
 
 _BEGIN, _END = "<think>", "</think>"
+_ROOM = 64  # characters before the tag: white space without end has to be seen by who cuts it
 
 
 class Thinking:
@@ -32,8 +33,9 @@ class Thinking:
         held = self._held + text
         if not self._inside:
             begun = held.lstrip()
-            if not begun.startswith(_BEGIN):
-                if _BEGIN.startswith(begun):
+            far = len(held) - len(begun) >= _ROOM
+            if far or not begun.startswith(_BEGIN):
+                if _BEGIN.startswith(begun) and not far:
                     self._held = held
                     return "", ""
                 return self._end(held), ""
