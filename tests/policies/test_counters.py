@@ -47,7 +47,8 @@ def test_a_rule_goes_on_with_the_estimate_where_it_raises_in_the_middle(caplog: 
 @pytest.mark.parametrize(
     ("answer", "shown"),
     [
-        (None, "NoneType"), ("secret", "str"), (-5, "-5"), (-(10**5000), "a number of thousands of digits"), (True, "True"), (1234.5, "1234.5"), (float("nan"), "nan"),
+        (None, "NoneType"), ("secret", "str"), (-5, "-5"), (-(10**5000), "a number of thousands of digits"),
+        (True, "True"), (1234.5, "1234.5"), (float("nan"), "nan"),
         ([1, 2], "list"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
