@@ -91,7 +91,7 @@ def page() -> str:
                 + " (the conventions' own and"
                 " one more). Of tokens: powers of 4. `gauge` and `updown` are asked for at a scrape.",
                 'With `Telemetry(conventions="dev")`:\n\n' + table(("v1.41", "dev"), renamed),
-                "## Only in events and labels\n\n" + table(("key", "type", "what", "for example"), labels),
+                "## Only in events, labels and the log\n\n" + table(("key", "type", "what", "for example"), labels),
             )
         )
         + "\n"

@@ -49,6 +49,7 @@ from resilient_llm.policies.guard import ContextGuard, drop_oldest, refuse
 from resilient_llm.policies.rate import RateLimit
 from resilient_llm.policies.retry import Retry, RetryBudget
 from resilient_llm.policies.timeouts import Timeouts
+from resilient_llm.policies.tokens import TokenCounter
 
 if TYPE_CHECKING:
     from resilient_llm.backends.ollama import Ollama
@@ -98,6 +99,7 @@ __all__ = [
     "TextDelta",
     "Timeouts",
     "Timings",
+    "TokenCounter",
     "Tool",
     "ToolCall",
     "Usage",

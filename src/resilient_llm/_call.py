@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from resilient_llm import _log
 from resilient_llm._deadline import Clock, Deadline
-from resilient_llm._errors import LLMError
+from resilient_llm._errors import ContextOverflow, LLMError
 from resilient_llm._events import CallEnded, CallKind, CallStarted, Outcome, Tell
 from resilient_llm._leg import Leg
 from resilient_llm._replies import Attempt
@@ -31,8 +31,10 @@ class Call:
         zone: the farthest zone that it may reach, or `None`.
         attempts: all of them, in order; the first `earlier` belong to other parts of the same call.
         failures: the last error of each route that failed, in order.
+        refused: what each route had been sent when its server said that it is too long, and what it said.
         backoff: seconds waited between attempts.
         estimates: what was counted of the prompt.
+        quiet: the log says nothing of it; what it found out is what its caller asked for.
         check: makes of the whole text what was asked for, or raises `OutputInvalid`; `None` if text is all.
         tell: told of what happens; `None` where nobody listens.
         trace: the call in a trace, if anybody looks at it there.
@@ -40,14 +42,14 @@ class Call:
 
     __slots__ = (
         "_over", "attempts", "backoff", "check", "clock", "conversation", "deadline", "earlier", "estimates",
-        "failures", "number", "request", "restarted", "started", "tell", "trace", "whole", "zone",
+        "failures", "number", "quiet", "refused", "request", "restarted", "started", "tell", "trace", "whole", "zone",
     )  # fmt: skip
 
     def __init__(
         self, request: Request, deadline: Deadline, clock: Clock, *,
         whole: bool, zone: Zone | None, conversation: str | None, number: int = 0, tell: Tell | None = None,
     ) -> None:  # fmt: skip
-        self.number, self.tell, self._over = number, tell, False
+        self.number, self.tell, self._over, self.quiet = number, tell, False, False
         self.trace: CallTrace | None = None
         self.request, self.deadline, self.clock = request, deadline, clock
         self.whole, self.zone, self.conversation = whole, zone, conversation
@@ -55,6 +57,7 @@ class Call:
         self.attempts: list[Attempt] = []
         self.earlier = 0
         self.failures: dict[Leg, LLMError] = {}
+        self.refused: dict[Leg, tuple[ContextOverflow, ChatRequest]] = {}
         self.backoff = 0.0
         self.restarted = False
         self.estimates = Estimates()
@@ -85,7 +88,7 @@ class Call:
             return
         self._over = True
         failure = error if isinstance(error, LLMError) else None
-        if failure is not None or (error is None and not left and len(self.attempts) > 1):
+        if not self.quiet and (failure is not None or (error is None and not left and len(self.attempts) > 1)):
             self._log(failure)
         if self.tell is None:
             return
@@ -132,6 +135,11 @@ class Call:
     def tried(self, leg: Leg) -> int:
         """The attempts on this route so far."""
         return sum(one.route == leg.name for one in self.attempts[self.earlier :])
+
+    def overflows(self, leg: Leg) -> int:
+        """How often the prompt was too long for this route so far."""
+        here = self.attempts[self.earlier :]
+        return sum(one.route == leg.name and isinstance(one.error, ContextOverflow) for one in here)
 
     def __repr__(self) -> str:
         return f"Call({self.request!r}, {len(self.attempts)} attempts)"

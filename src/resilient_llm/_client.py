@@ -17,13 +17,14 @@ from resilient_llm._call import Call
 from resilient_llm._catalog import models_of
 from resilient_llm._deadline import Clock
 from resilient_llm._engine import Engine
-from resilient_llm._errors import ClientClosed, LLMError
+from resilient_llm._errors import ClientClosed, ConfigError, LLMError
 from resilient_llm._events import Listener, teller
 from resilient_llm._explain import explain, snapshot
 from resilient_llm._health import health, warm_up
 from resilient_llm._hub import Hub
 from resilient_llm._leg import Leg, legs_from
 from resilient_llm._models import ModelInfo
+from resilient_llm._numbers import shown
 from resilient_llm._options import Asked, ChatOptions, chat_from, embed_from
 from resilient_llm._replies import ChatReply, EmbedReply, ParsedReply, Space, Usage
 from resilient_llm._route import Plan, Route, route_from
@@ -81,7 +82,14 @@ class AsyncClient:
         meter_provider: MeterProvider | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
+        if plan is not None and not callable(plan):
+            raise ConfigError(f"plan: a function is needed, not {type(plan).__name__}")
         Message.model_rebuild()  # if it is not built yet: in the first call it would hold up the event loop for 30 ms
+        for name, value in (("plan", plan), ("clock", clock)):
+            if not callable(value) and not (name == "plan" and value is None):
+                raise ConfigError(f"{name}: {shown(value)} is not a function")
+        if rng is not None and not hasattr(rng, "uniform"):
+            raise ConfigError(f"rng: {shown(rng)} is no random.Random")
         self._timeout = _deadline.seconds("timeout", timeout)
         self._limit = limit_of(local_only)
         self._clock = clock
@@ -223,8 +231,8 @@ class AsyncClient:
     async def health(self, *, timeout: float = 10) -> dict[str, LLMError | None]:
         """Whether each route answers, found out by one token: `None`, or what is wrong with it.
 
-        A route that is busy with our own calls for all of `timeout` seconds is as well as these are. Hosted routes are
-        asked for 16 tokens, which cost.
+        A route that is busy with our own calls for all of `timeout` seconds is as well as these are. One whose breaker
+        is open is not asked: it is `CircuitOpen`. Hosted routes are asked for 16 tokens, which cost.
         """
         self._check_open()
         return await health(self._engine, self._inside(), lambda request: self._call(Asked(request, timeout)))
@@ -279,10 +287,14 @@ class AsyncClient:
 
     def explain(self) -> str:
         """The pipeline in force, with every number, one route a paragraph."""
-        return explain(self._legs)
+        return explain(self._legs, self._timeout)
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
-        """The state of every breaker, queue and budget, by route."""
+        """The state of each route, by its name.
+
+        `breaker`, `bulkhead` and `rate` are named tuples (`rate` is `None` without a limit), `budget` the repeats that
+        are left, `aside` the seconds for which it is tried last; `model`, of an Ollama, its place in memory.
+        """
         return snapshot(self._legs, self._clock())
 
     def __repr__(self) -> str:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import contextvars
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import anyio
 
+from resilient_llm._detached import running_loop
 from resilient_llm._errors import ConfigError
+from resilient_llm._numbers import is_number, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,8 +38,8 @@ def seconds(name: str, value: float | None) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ConfigError(f"{name}: {value!r} is not a number of seconds above 0")
+    if not is_number(value) or not value > 0 or sys.float_info.max < value < math.inf:
+        raise ConfigError(f"{name}: {shown(value)} is not a number of seconds above 0")
     return value
 
 
@@ -79,15 +82,36 @@ def deadline(seconds_from_now: float, *, clock: Clock = time.monotonic) -> Itera
     Raises:
         ConfigError: not a number of seconds above 0.
     """
-    seconds("deadline", seconds_from_now)
+    if seconds("deadline", seconds_from_now) is None:
+        raise ConfigError("deadline: None is not a number of seconds above 0")
+    with _within(seconds_from_now, clock):
+        yield
+
+
+@contextmanager
+def _within(left: float, clock: Clock) -> Iterator[None]:
     outer = _AMBIENT.get()
-    inner = (clock, clock() + seconds_from_now)
-    keep_outer = outer is not None and outer[1] - outer[0]() < seconds_from_now
-    token = _AMBIENT.set(outer if keep_outer else inner)
+    sooner = outer is not None and outer[1] - outer[0]() < left
+    token = _AMBIENT.set(outer if sooner else (clock, clock() + left))
     try:
         yield
     finally:
         _AMBIENT.reset(token)
+
+
+@contextmanager
+def carried() -> Iterator[None]:
+    """What begins in here on the event loop of another thread ends when the anyio scope around it here would end it.
+
+    That scope itself cannot: its loop stands still while this thread waits. A notebook's is such a loop.
+    """
+    try:
+        running_loop()  # to ask anyio without one takes ten times as long
+        left = anyio.current_effective_deadline() - anyio.current_time()
+    except (RuntimeError, KeyError):  # no loop runs here
+        left = math.inf
+    with nullcontext() if left == math.inf else _within(left, time.monotonic):
+        yield
 
 
 def take(timeout: float | None, clock: Clock, default: float) -> Deadline:

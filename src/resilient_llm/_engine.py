@@ -31,8 +31,8 @@ from resilient_llm._types import EmbedRequest
 from resilient_llm._verdict import accept
 from resilient_llm._zones import beyond
 from resilient_llm.policies import plan
+from resilient_llm.wire import ToolPiece
 
-RESERVE = 5.0  # seconds of the deadline kept for later routes, or half of what is left if that is less
 STAYS = 3600.0  # seconds that a conversation is remembered to be on a route
 _INSIDE: ContextVar[bool] = ContextVar("resilient_llm.inside", default=False)
 
@@ -68,7 +68,7 @@ class Engine:
         call, broke = run.call, run.leg
         if broke.route.on_break != "restart" or not (error.retryable or error.falls_back):
             return None
-        again = [leg for leg in self._plan(call) if not call.tried(leg) and leg.takes_over(error)]
+        again = [leg for leg in self._plan(call) if not call.tried(leg) and leg.takes_over(error, broke)]
         if self._wait(broke, call, error, others=False) is not None:
             again.append(broke)
         if not again:
@@ -98,7 +98,7 @@ class Engine:
                 call.failed(leg, error)
                 if not leg.goes_on(error):
                     break
-                waiting = deque(other for other in waiting if other.takes_over(error))
+                waiting = deque(other for other in waiting if other.takes_over(error, leg))
                 if waiting and call.tell is not None:
                     call.tell(FellBack(call.number, leg.name, waiting[0].name, error))
         raise self._verdict(call)
@@ -125,7 +125,8 @@ class Engine:
 
     def _wait(self, leg: Leg, call: Call, error: LLMError, *, others: bool) -> float | None:
         """Seconds until the next attempt on this route, or `None` to leave it."""
-        learned = leg.learns(call.request, error)  # a field was refused by name: this once it goes without, at once
+        # A field was refused by name, or the prompt with numbers: this once it goes without, or shorter, at once.
+        learned = leg.learns(call.request, error) or (leg.trims(error) and call.overflows(leg) == 1)
         if _INSIDE.get():
             return None  # inside another client's attempt: that one retries, or it would be three times three
         tried = call.tried(leg)
@@ -138,7 +139,7 @@ class Engine:
     @staticmethod
     def _reserve(call: Call, *, others: bool) -> float:
         """Seconds of the deadline that belong to later routes."""
-        return max(0.0, min(RESERVE, call.left() / 2)) if others else 0.0
+        return plan.reserve(call.left()) if others else 0.0
 
     async def _back_off(self, call: Call, wait: float, leg: Leg) -> None:
         began = self._clock()
@@ -202,9 +203,15 @@ class Engine:
         assert batches is not None
         try:
             run.first_token(await anext(batches))
-            if not whole:
-                return
             add, progress = gathered.add, run.watch.progress
+            if not whole:
+                while (
+                    run.first and type(run.first[0]) is ToolPiece
+                ):  # nothing to be handed over yet: what breaks now is repeated
+                    run.first = await anext(batches)
+                    add(run.first)
+                    run.heard = progress()
+                return
             while not gathered.over:
                 add(await anext(batches))
                 run.heard = progress()

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 Fault = Literal["backend", "caller"]
 OutputFault = Literal["schema", "loop", "whitespace", "run_on"]
-Phase = Literal["queue", "connect", "load", "first_token", "stream", "backoff"]
+Phase = Literal["queue", "connect", "load", "first_token", "stream"]
 
 
 class LLMError(Exception):
@@ -124,7 +124,7 @@ class LLMError(Exception):
         for name in ("route", "status", "code", "retry_after", *self._extra):
             value = getattr(self, name)
             if value is not None and value is not False and value != ():
-                facts.append(f"{name}={value!r}")
+                facts.append(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(facts)})"
 
 
@@ -314,7 +314,7 @@ class NoEligibleRoute(Rejected):
 
 
 class LimitExceeded(Rejected):
-    """A limit that the user set on calls, tokens or cost is reached."""
+    """A limit of yours on calls, tokens or cost is reached: for your own `plan=` to raise, nothing here does."""
 
     falls_back = False
 
@@ -323,7 +323,7 @@ class DeadlineExceeded(LLMError, TimeoutError):
     """The deadline came first.
 
     Attributes:
-        phase: what the call was doing: `queue`, `connect`, `load`, `first_token`, `stream` or `backoff`.
+        phase: what the call was doing: `queue`, `connect`, `load`, `first_token` or `stream`.
         partial: the text that had arrived. It is not part of `args` or `repr`.
     """
 

@@ -93,12 +93,18 @@ class PromptTrimmed(NamedTuple):
 
 
 class AnswerDegraded(NamedTuple):
-    """The answer is whole and less than what was asked for, in these ways; see `reply.degraded`."""
+    """The answer is whole and less than what was asked for, in these ways; see `reply.degraded`.
+
+    Attributes:
+        cause: where it is `reloaded`: what was last found in the model's place, such as
+            `num_ctx: 2048 instead of 8192`, as far as that is known.
+    """
 
     call: int
     route: str
     number: int
     degraded: tuple[Degraded, ...]
+    cause: str | None = None
 
 
 class CallEnded(NamedTuple):

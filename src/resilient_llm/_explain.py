@@ -5,12 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from resilient_llm._deadline import CEILING
 from resilient_llm._leg import Leg
+from resilient_llm.policies import plan
+from resilient_llm.policies.guard import ANSWER
+from resilient_llm.policies.timeouts import DEADLINE_CHAT, DEADLINE_EMBED
 
 
-def explain(legs: Sequence[Leg]) -> str:
-    """The pipeline in force, with every number, one route a paragraph."""
-    return "\n".join(_explain(number, leg) for number, leg in enumerate(legs, 1))
+def explain(legs: Sequence[Leg], timeout: float | None) -> str:
+    """The pipeline in force, with every number, one route a paragraph.
+
+    Args:
+        legs: the routes.
+        timeout: the client's, if it has one.
+    """
+    local = any(leg.local for leg in legs)
+    first, whole = (timeout, timeout) if timeout is not None else (DEADLINE_CHAT[local], CEILING)
+    lines = [
+        f"deadline: {timeout:g} s"
+        if timeout is not None
+        else f"deadline: {first:g} s to the first token, {whole:g} s in all; {DEADLINE_EMBED[local]:g} s to embed"
+    ]
+    for number, leg in enumerate(legs, 1):
+        kept = plan.reserve(first) if number < len(legs) else 0.0
+        lines.append(_explain(number, leg, first - kept, whole))
+    return "\n".join(lines)
 
 
 def snapshot(legs: Sequence[Leg], now: float) -> dict[str, dict[str, Any]]:
@@ -19,7 +38,7 @@ def snapshot(legs: Sequence[Leg], now: float) -> dict[str, dict[str, Any]]:
         leg.name: {
             "breaker": leg.breaker.snapshot(now),
             "bulkhead": leg.bulkhead.snapshot(),
-            "budget": leg.budget.balance,
+            "budget": round(leg.budget.balance, 6),  # a sum of tenths
             "rate": leg.rate.snapshot(now) if leg.rate is not None else None,
             "aside": max(0.0, leg.aside_until - now),
             **leg.state(),
@@ -33,34 +52,51 @@ def _window(leg: Leg) -> str:
     return "unknown" if window is None else f"{window} by {by}"
 
 
-def _counting(leg: Leg) -> str:
-    """Whose vocabulary prompts are measured by, and what the server's own counts say of that."""
+def _guard(leg: Leg) -> str:
+    """What happens to a prompt that does not fit, and how that is found out."""
+    window, (rule, counter) = leg.window, leg.guard.names
+    kept = ANSWER if window is None else min(ANSWER, window // 4)
+    reserve = f"max_tokens, else {kept}," if leg.guard.reserve is None else f"{leg.guard.reserve}"
+    checked = f"{rule}; {reserve} kept for the answer" if window is not None else "nothing to check without a window"
     if leg.guard.counter is not None:
-        return ""
+        return f"{checked}; counted by {counter}"
     seen = str(leg.counted)
     use = "" if leg.route.adapt else ", not used without adapt=True"
-    return f", with the vocabulary of {leg.family}" + (f" (the server's counts: {seen}{use})" if seen else "")
+    told = f" (the server's counts: {seen}{use})" if seen else ""
+    return f"{checked}; estimated by the vocabulary of {leg.family}{told}"
 
 
-def _explain(number: int, leg: Leg) -> str:
-    limits, retry = leg.limits, leg.retry
-    attempts = retry.attempts or (2 if leg.local else 3)
-    learned = leg.state().get("model", {}).get("load_budget")
-    seen = f" ({learned:.3g} s by its last loads)" if learned is not None else ""
+def _clamped(limit: float, left: float) -> str:
+    """A limit, or what the deadline leaves of it."""
+    return f"{limit:g} s" if limit <= left else f"{left:g} of {limit:g} s"
+
+
+def _timeouts(leg: Leg, first: float, whole: float) -> str:
+    limits, learned = leg.learned(leg.limits), getattr(leg.backend, "load_budget", None)
+    use = "" if leg.route.adapt else ", not used without adapt=True"
+    seen = f" ({learned:.3g} s by its last loads{use})" if learned is not None else ""
+    phases = {"connect": limits.connect, "load": limits.load, "first token": limits.first_token}
+    each = [f"{name} {_clamped(limit, first)}" for name, limit in phases.items() if name != "load" or leg.ready]
+    if leg.ready is not None:
+        each[1] += seen
+    if leg.thinking.first_token != limits.first_token:
+        each[-1] += f", where it thinks first {_clamped(leg.thinking.first_token, first)}"
+    return ", ".join([*each, f"between tokens {_clamped(limits.between_tokens, whole)}"])
+
+
+def _explain(number: int, leg: Leg, first: float, whole: float) -> str:
     spoken = getattr(leg.backend, "dialect", None)
     dialect = f"\n   dialect: {spoken}" if spoken else ""
-    whole = "" if leg.streams else "\n   streams: no, each answer is asked for in one piece"
+    unary = "" if leg.streams else "\n   streams: no, each answer is asked for in one piece"
     model = f"\n   model: {leg.known}" if leg.known is not None else ""
     if not model and leg.route.price is not None:
         model = f"\n   price: {leg.route.price}"
-    load = f" load {limits.load:g} s{seen}," if leg.ready is not None else ""
     return (
         f"{number}. {leg.name} ({'local' if leg.local else 'hosted'}, zone {leg.zone or 'asked on connecting'},"
         f" window {_window(leg)})\n"
-        f"   timeouts: connect {limits.connect:g} s,{load} first token {limits.first_token:g} s,"
-        f" between tokens {limits.between_tokens:g} s\n"
-        f"   retry: {attempts} attempt{'s' * (attempts > 1)}, patience {retry.patience:g} s; {leg.budget!r}\n"
+        f"   timeouts: {_timeouts(leg, first, whole)}\n"
+        f"   retry: {leg.retry.explain(local=leg.local)}; {leg.budget!r}\n"
         f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n"
         + (f"   rate: {leg.rate!r}\n" if leg.rate is not None else "")
-        + f"   guard: {leg.guard!r}{_counting(leg)}{dialect}{whole}{model}"
+        + f"   guard: {_guard(leg)}{dialect}{unary}{model}"
     )

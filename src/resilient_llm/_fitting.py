@@ -1,7 +1,8 @@
 """What of a request an attempt sends: as its route can take it, as it fits the window, and how much that is.
 
 Counting may not hold up the loop: what fits even if every byte were a token is not counted, and what would take more
-than 20 ms or so is counted in a thread, until the deadline.
+than 20 ms or so is counted in a thread, until the deadline; as is what a counter or a rule of the user's does, which
+may take any time.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import TypeVar
 
 import anyio
 import anyio.to_thread
+from anyio.lowlevel import RunVar
 
 from resilient_llm._call import Call
-from resilient_llm._errors import DeadlineExceeded, OutputInvalid
+from resilient_llm._errors import DeadlineExceeded, LLMError, OutputInvalid
 from resilient_llm._events import PromptTrimmed
 from resilient_llm._leg import Leg
 from resilient_llm._types import ChatRequest, Request
@@ -24,7 +26,9 @@ from resilient_llm.policies.guard import ANSWER, MARGIN
 from resilient_llm.policies.tokens import estimate, size
 
 T = TypeVar("T")
+_THREADS: RunVar[anyio.CapacityLimiter] = RunVar("resilient_llm.counting")
 HEAVY = 256_000  # characters that are counted on the loop
+THREADS = 8  # that count at a time
 NEAR = 0.15  # of the room for a prompt: so near to it the server is asked, if it can count
 COUNTED = 1 - 1e-9  # what the server counted is believed; this is so that no fraction of a token is rounded up
 
@@ -42,13 +46,39 @@ async def fit(call: Call, leg: Leg) -> Request:
         return request
     request = _reseeded(request, call, leg)
     window, by = leg.window_by
-    if leg.guard.fits_surely(request, window):
+    if leg in call.refused:
+        fitted = await _refit(request, call, leg)
+    elif leg.guard.fits_surely(request, window):
         return request
-    estimate, factor = call.estimates.by(leg.family), await _factor(request, call, leg, window)
-    work = partial(leg.guard.fit, request, window, estimate, factor=factor, by=by)
-    fitted = await _aside(call, work, size(request))
+    else:
+        fitted = await _fit(request, call, leg, window, by, await _factor(request, call, leg, window))
     if call.tell is not None and fitted is not request:
         call.tell(PromptTrimmed(call.number, leg.name, len(request.messages), len(fitted.messages)))
+    return fitted
+
+
+async def _fit(
+    request: ChatRequest, call: Call, leg: Leg, window: int | None, by: str | None, factor: float
+) -> ChatRequest:
+    work = partial(leg.guard.fit, request, window, call.estimates.by(leg.family), factor=factor, by=by)
+    return await _aside(call, work, size(request), ours=leg.guard.ours)
+
+
+async def _refit(request: ChatRequest, call: Call, leg: Leg) -> ChatRequest:
+    """As the guard's rule makes it fit what the server said when it refused it: the window, and what it counted.
+
+    Raises:
+        ContextOverflow: the rule leaves what was refused as it was.
+    """
+    refusal, sent = call.refused[leg]
+    assert refusal.limit is not None
+    window, factor = min(leg.window or refusal.limit, refusal.limit), MARGIN
+    if refusal.tokens is not None and refusal.tokens > window:
+        guess = await _aside(call, partial(call.estimates, sent, leg.family), size(sent))
+        factor *= refusal.tokens / guess  # what is left of it may have another ratio, by a little
+    fitted = await _fit(request, call, leg, window, "the server", factor)
+    if fitted.messages == sent.messages:
+        raise refusal
     return fitted
 
 
@@ -66,8 +96,11 @@ async def _factor(request: ChatRequest, call: Call, leg: Leg, window: int | None
     if abs(guess * factor / max(space[0], 1) - 1) > NEAR:
         return factor
     with anyio.move_on_after(call.deadline.first_by - call.clock()):
-        counted = await leg.count(request, aside(call.clock, call.zone))
-        return counted / guess * COUNTED if counted else factor
+        try:
+            counted = await leg.count(request, aside(call.clock, call.zone))
+        except LLMError:
+            return factor
+        return counted / guess * COUNTED if counted is not None and counted > 0 else factor
     raise DeadlineExceeded("the deadline came while the server counted the prompt", phase="queue")
 
 
@@ -82,13 +115,22 @@ async def tokens(call: Call, leg: Leg, request: Request) -> int:
     return await _aside(call, lambda: sum(estimate(text, leg.family) for text in texts), sum(map(len, texts)))
 
 
-async def _aside(call: Call, count: Callable[[], T], chars: int) -> T:
-    """What `count` gives, which is done in a thread if there is much to count."""
-    if chars <= HEAVY:
+async def _aside(call: Call, count: Callable[[], T], chars: int, *, ours: bool = True) -> T:
+    """What `count` gives, which is done in a thread if there is much to count, or if it is not ours."""
+    if ours and chars <= HEAVY:
         return count()
     with anyio.move_on_after(call.deadline.first_by - call.clock()):
-        return await anyio.to_thread.run_sync(count, abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(count, abandon_on_cancel=True, limiter=_threads())
     raise DeadlineExceeded("the deadline came while the prompt was counted", phase="queue")
+
+
+def _threads() -> anyio.CapacityLimiter:
+    """Our own few of this loop: counters that hang take none of those that the application has."""
+    try:
+        return _THREADS.get()
+    except LookupError:
+        _THREADS.set(anyio.CapacityLimiter(THREADS))
+        return _THREADS.get()
 
 
 def _reseeded(request: ChatRequest, call: Call, leg: Leg) -> ChatRequest:
@@ -96,6 +138,8 @@ def _reseeded(request: ChatRequest, call: Call, leg: Leg) -> ChatRequest:
 
     A server that gets no seed draws one itself. But a model of Ollama's may have one in its Modelfile.
     """
+    if not call.attempts:
+        return request
     here = call.attempts[call.earlier :]
     spoiled = sum(isinstance(one.error, OutputInvalid) and one.route == leg.name for one in here)
     if not spoiled or (request.seed is None and not leg.local):

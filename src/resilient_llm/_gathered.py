@@ -1,37 +1,44 @@
-"""The pieces of an answer while they come in."""
+"""The pieces of an answer while they come in.
+
+Rules of the file: an event costs an append and one comparison. What watches the answer is made when it first looks,
+which most answers are over before.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from resilient_llm._replies import Done, ReasoningDelta, TextDelta, Vectors
 from resilient_llm._types import ToolCall
 from resilient_llm.sentinels import EVERY, Lookout
-from resilient_llm.wire import WireEvent
+from resilient_llm.wire import ToolPiece, WireEvent
 
 
 class Gathered:
     """The pieces of an answer.
 
     Attributes:
-        lookout: looks whether it has to be cut, every so many pieces and when its limit ended it.
+        over: the server said that it was done.
     """
 
-    __slots__ = ("_due", "calls", "done", "lookout", "texts", "thoughts", "vectors")
+    __slots__ = ("_building", "_due", "_lookout", "_make", "calls", "done", "over", "texts", "thoughts", "vectors")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.thoughts: list[str] = []
         self.calls: list[ToolCall] = []
+        self._building: list[str] = []  # the pieces of tool calls
         self.vectors: Vectors | None = None
         self.done: Done | None = None
-        self.lookout: Lookout | None = None
-        self._due = sys.maxsize
+        self.over = False
+        self._make: Callable[[], Lookout] | None = None
+        self._lookout: Lookout | None = None
+        self._due = sys.maxsize  # the number of texts at which it is looked at; any other piece makes it one less
 
-    def watched(self, lookout: Lookout) -> None:
-        """From now on it is looked at."""
-        self.lookout, self._due = lookout, EVERY
+    def watched(self, make: Callable[[], Lookout]) -> None:
+        """From now on it is looked at whether it has to be cut, every so many pieces and when its limit ended it."""
+        self._make, self._due = make, EVERY
 
     def add(self, batch: Sequence[WireEvent]) -> None:
         """Takes events in.
@@ -45,26 +52,30 @@ class Gathered:
                 self.texts.append(event.text)  # type: ignore[union-attr]  # `type() is` is faster and not narrowed
             elif kind is ReasoningDelta:
                 self.thoughts.append(event.text)  # type: ignore[union-attr]
+                self._due -= 1
+            elif kind is ToolPiece:
+                self._building.append(event.text)  # type: ignore[union-attr]
+                self._due -= 1
             elif isinstance(event, ToolCall):
                 self.calls.append(event)
             elif isinstance(event, Done):
-                self.done = event
+                self.done, self.over = event, True
+                # An answer that ends by itself is one, whatever it repeats; where its limit cut it, it is looked at.
+                self._due = -1 if event.finish_reason == "length" else sys.maxsize
             elif isinstance(event, Vectors):
-                self.vectors = event
-        if len(self.texts) + len(self.thoughts) >= self._due or self.done is not None:
+                self.vectors, self.over = event, True
+        if len(self.texts) >= self._due:
             self._look()
 
     def _look(self) -> None:
-        if self.lookout is not None and (self.done is None or self.done.finish_reason == "length"):
-            self._due = len(self.texts) + len(self.thoughts) + EVERY
-            fault = self.lookout.look(self.texts, self.thoughts)
-            if fault is not None:
-                raise fault
-
-    @property
-    def over(self) -> bool:
-        """The server said that it was done."""
-        return self.done is not None or self.vectors is not None
+        if self._make is None:
+            return
+        if self._lookout is None:
+            self._lookout = self._make()
+        self._due = len(self.texts) + EVERY
+        fault = self._lookout.look(self.texts, self.thoughts, self._building)
+        if fault is not None:
+            raise fault
 
     def __repr__(self) -> str:
         return f"Gathered({sum(map(len, self.texts))} chars)"

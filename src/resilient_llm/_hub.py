@@ -60,6 +60,7 @@ class Hub:
         self._api: tuple[Callable[[], Any], Callable[[], Any]] | None = None
         self._seen: tuple[Any, Any] | None = None
         self._sinks: OpenSinks | None = None
+        self._broken = False
         self.legs: Sequence[Leg] = ()
 
     def begin(self, legs: Sequence[Leg]) -> None:
@@ -75,7 +76,18 @@ class Hub:
         return call
 
     def _open(self) -> OpenSinks | None:
-        """Where traces and metrics go now; `None` while both are the API's own, which do nothing."""
+        """Where traces and metrics go now; `None` for nowhere."""
+        if self._broken:
+            return None
+        try:
+            return self._look()
+        except Exception as error:  # noqa: BLE001  # a provider that cannot be had is no matter of a call's
+            self._broken = True
+            _log.log.warning("telemetry: %s from OpenTelemetry's providers; it stays off", type(error).__name__)
+            return None
+
+    def _look(self) -> OpenSinks | None:
+        """The same; `None` while both providers are the API's own, which do nothing."""
         if self._api is None:
             modules = sys.modules
             if not (self._asked_for or _API[0] in modules or _API[1] in modules):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from resilient_llm._canary import Canary
@@ -124,10 +125,18 @@ class Leg:
     def limits_for(self, request: Request) -> timeouts.Limits:
         """The limits of the phases of an attempt: longer for a model that thinks first, fewer without a stream."""
         if not isinstance(request, ChatRequest):
-            return self.limits.unary()
+            return self.learned(self.limits).unary()
         thinks = request.reasoning not in (None, "none") if self._reasons is None else self._reasons(request)
-        limits = self.thinking if thinks else self.limits
+        limits = self.learned(self.thinking if thinks else self.limits)
         return limits if self.streams else limits.unary()
+
+    def learned(self, limits: timeouts.Limits) -> timeouts.Limits:
+        """With `adapt`, the time for a load is what its loads have taken; but for a limit that the user gave."""
+        route = self.route
+        if not route.adapt or (route.timeouts is not None and route.timeouts.load is not None):
+            return limits
+        budget = getattr(self.backend, "load_budget", None)
+        return limits if budget is None else replace(limits, load=budget)
 
     @property
     def counts_whole(self) -> bool:
@@ -145,16 +154,26 @@ class Leg:
         told = getattr(self.backend, "refuses", None)
         return told is not None and bool(told(request))
 
-    def takes_over(self, error: LLMError) -> bool:
-        """Whether this route may be worth trying after that error: an overflow needs a larger window, or a rule."""
+    def takes_over(self, error: LLMError, failed: Leg) -> bool:
+        """Whether this route may be worth trying after that one's error: an overflow needs a larger window, or a rule.
+
+        What a prompt has in another vocabulary its own guard counts: there the same window may hold twice as much.
+        """
         if not isinstance(error, ContextOverflow) or self.window is None or self.guard.overflow is not refuse:
+            return True
+        if self.family != failed.family or self.guard.counter is not None:
             return True
         needed = error.tokens if error.tokens is not None else (error.limit or 0) + 1
         return self.window > needed
 
+    def trims(self, error: LLMError) -> bool:
+        """Whether the guard's rule can make the prompt fit the window that the server says it has."""
+        overflow = isinstance(error, ContextOverflow) and error.status is not None and error.limit is not None
+        return overflow and self.guard.overflow is not refuse
+
     def goes_on(self, error: LLMError) -> bool:
         """Whether the next route is tried after this one failed like that."""
-        return error.falls_back or isinstance(error, self.route.falls_back_on)
+        return error.falls_back or isinstance(error, tuple(self.route.falls_back_on))
 
     def failed(self, error: LLMError) -> None:
         """Takes note of what puts the route aside."""

@@ -6,12 +6,11 @@ of the user's is a choice, and holds. What nobody knows is `None`, never a guess
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 
-from resilient_llm._errors import ConfigError
 from resilient_llm._needs import Need
+from resilient_llm._numbers import finite
 from resilient_llm._replies import Usage
 
 _MILLION = 1_000_000
@@ -30,7 +29,7 @@ class Price:
         as_of: the day on which it was so.
 
     Raises:
-        ConfigError: a price is below 0.
+        ConfigError: a price is not a finite number of 0 or more.
     """
 
     input: float
@@ -44,8 +43,8 @@ class Price:
     def __post_init__(self) -> None:
         for name in ("input", "output", "cached_input"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
-                raise ConfigError(f"{name}: {value!r} is not a price of 0 or more")
+            if value is not None or name != "cached_input":
+                finite(name, value, zero=True)
 
     def of(self, usage: Usage) -> float | None:
         """What a call cost, in US dollars; `None` if the server did not count its tokens."""

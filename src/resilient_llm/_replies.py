@@ -16,16 +16,9 @@ T = TypeVar("T")
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other"]
 AttemptKind = Literal["first", "retry", "fallback", "probe"]
 Degraded = Literal[
-    "cut_at_length",
-    "prompt_truncated",
-    "context_shifted",
-    "cpu_spill",
-    "reloaded",
-    "field_dropped",
-    "thinking_ate_budget",
-    "repaired",
-    "restarted",
-]
+    "cut_at_length", "prompt_truncated", "context_shifted", "cpu_spill", "reloaded", "field_dropped",
+    "thinking_ate_budget", "restarted",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +38,9 @@ class Usage:
     estimated: bool = False
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            _sum(self.input_tokens, other.input_tokens),
-            _sum(self.output_tokens, other.output_tokens),
-            _sum(self.cached_tokens, other.cached_tokens),
-            _sum(self.reasoning_tokens, other.reasoning_tokens),
-            self.estimated or other.estimated,
-        )
+        counts = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+        sums = {name: _sum(getattr(self, name), getattr(other, name)) for name in counts}
+        return Usage(**sums, estimated=self.estimated or other.estimated)
 
 
 def _sum(a: int | None, b: int | None) -> int | None:
@@ -100,6 +89,8 @@ class Done:
         load: seconds that the server spent on loading the model, as far as it says.
         server_queue: seconds in the server's own queue, as far as its figures tell.
         remote: the server handed the request on to another host.
+        cause: what was last found in place of a model that had to be loaded anew.
+        response_id: the server's id of the answer, by which its own logs and dashboards find it.
     """
 
     finish_reason: FinishReason = "stop"
@@ -111,6 +102,8 @@ class Done:
     load: float | None = None
     server_queue: float | None = None
     remote: bool = False
+    cause: str | None = None
+    response_id: str | None = field(default=None, compare=False)
 
 
 Event = TextDelta | ReasoningDelta | ToolCall | Restarted | Done
@@ -181,7 +174,16 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class ServedBy:
-    """What answered, as far as the server tells."""
+    """What answered, as far as the server tells.
+
+    Attributes:
+        model: as the server names it, else as it was asked for.
+        provider: such as `ollama`, `openai` or `compatible`.
+        digest: of the model's files, and its `quantization`, such as `Q4_K_M` (Ollama).
+        window: of the context, in tokens.
+        seed: that was sent with the request; a repeat of an answer that ran in circles has the caller's plus one.
+        fingerprint: of the server's configuration (OpenAI's `system_fingerprint`).
+    """
 
     route: str
     model: str
@@ -195,7 +197,10 @@ class ServedBy:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A vector space: only vectors of one space may be compared."""
+    """A vector space, of so many `dimensions`: only vectors of one space may be compared.
+
+    Its `name` is what `Route(space=)` says, else the model.
+    """
 
     name: str
     dimensions: int
@@ -213,9 +218,16 @@ class ChatReply:
         usage: the tokens of this answer; `spent` are those of all attempts.
         model: as the server names it.
         route: the name of the route that answered.
+        served_by: what answered there.
         attempts: every attempt of the call, in order; the last one answered.
-        degraded: in what way this is less than what was asked for.
+        timings: where the time went.
+        degraded: in what way this is less than what was asked for: `cut_at_length` (by the limit of tokens),
+            `thinking_ate_budget` (that limit was spent before a word of the answer), `prompt_truncated` and
+            `context_shifted` (the server dropped a part of the prompt, or of the context while it wrote),
+            `field_dropped` (something that was asked for was not sent, or in a weaker form), `reloaded` (the model was
+            loaded anew in mid-call), `cpu_spill` (it is not wholly on the GPU), `restarted` (a stream began anew).
         request_id: the server's id of the request.
+        private: a message of the call was; so is `message` then, because what it says comes from there.
     """
 
     text: str
@@ -230,11 +242,15 @@ class ChatReply:
     timings: Timings
     degraded: tuple[Degraded, ...] = ()
     request_id: str | None = None
+    private: bool = False
 
     @property
     def message(self) -> Message:
         """The answer as a message, to be put into the history of the next call."""
-        return Message("assistant", self.text, reasoning=self.reasoning, tool_calls=self.tool_calls, route=self.route)
+        return Message(
+            "assistant", self.text, reasoning=self.reasoning, tool_calls=self.tool_calls, route=self.route,
+            private=self.private,
+        )  # fmt: skip
 
     @property
     def spent(self) -> Usage:
@@ -272,7 +288,7 @@ class EmbedReply:
         return sum((one.usage for one in self.attempts), Usage())
 
     def __repr__(self) -> str:
-        size = f"{len(self.vectors)} vectors of {self.space.dimensions}"
+        size = f"{len(self.vectors)} vector{'' if len(self.vectors) == 1 else 's'} of {self.space.dimensions}"
         return f"EmbedReply({size}, {self.route}, {describe(self.attempts)})"
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from types import NoneType
 from typing import Any, Literal, get_args
 
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._models import Price
 from resilient_llm._needs import NEEDS, Need
+from resilient_llm._numbers import shown
 from resilient_llm._types import Request, Zone
 from resilient_llm.backends.base import Backend
 from resilient_llm.policies.breaker import CircuitBreaker
@@ -21,6 +23,14 @@ from resilient_llm.sentinels import OutputSentinel
 
 OnBreak = Literal["raise", "restart"]
 OnTruncation = Literal["warn", "fail"]
+_VERBS = {  # anything that has it fits
+    "timeouts": "first_token", "retry": "delay", "budget": "draw", "breaker": "admit", "bulkhead": "acquire",
+    "rate": "reserve", "guard": "fit", "sentinel": "lookout",
+}  # fmt: skip
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "name": (str, NoneType), "space": (str, NoneType), "streams": (bool, NoneType), "tells_deadline": (bool,),
+    "adapt": (bool,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +61,9 @@ class Route:
         tells_deadline: how long the caller still waits goes with each request, as `X-Request-Timeout-Ms`, for a server
             that stops by then. Default no.
         adapt: whether what was learned decides: the guard's token estimate is corrected by what the server counted for
-            other prompts. Default no: the same configuration gives the same decisions, and `explain()` shows what was
-            learned.
+            other prompts, and a load may take three times as long as the longest of its model's last five (30 s at
+            least), unless `timeouts` says how long. Default no: the same configuration gives the same decisions, and
+            `explain()` shows what was learned.
         lacks: what the model cannot do although nobody else says so: `tools`, `vision` (images), `schema` (typed
             output). Calls that need it pass this route over.
         price: what tokens cost there, where the server does not say; in `explain()` and `models()`.
@@ -76,7 +87,7 @@ class Route:
     guard: ContextGuard | None = None
     sentinel: OutputSentinel | None = None
     streams: bool | None = None
-    falls_back_on: tuple[type[LLMError], ...] = ()
+    falls_back_on: Collection[type[LLMError]] = ()
     on_break: OnBreak = "raise"
     on_truncation: OnTruncation = "warn"
     tells_deadline: bool = False
@@ -91,18 +102,34 @@ class Route:
         if not callable(getattr(self.backend, "open", None)):
             raise ConfigError(f"backend: {type(self.backend).__name__} has no method open; see Backend")
         if self.zone not in (None, *get_args(Zone)):
-            raise ConfigError(f"zone: {self.zone!r} is not one of machine, network, internet")
+            raise ConfigError(f"zone: {shown(self.zone)} is not one of machine, network, internet")
         if self.on_break not in get_args(OnBreak):
-            raise ConfigError(f"on_break: {self.on_break!r} is not one of raise, restart")
+            raise ConfigError(f"on_break: {shown(self.on_break)} is not one of raise, restart")
         if self.on_truncation not in get_args(OnTruncation):
-            raise ConfigError(f"on_truncation: {self.on_truncation!r} is not one of warn, fail")
-        if isinstance(self.lacks, str) or not set(self.lacks) <= set(NEEDS):
-            raise ConfigError(f"lacks: {self.lacks!r} is not a collection of {', '.join(NEEDS)}")
+            raise ConfigError(f"on_truncation: {shown(self.on_truncation)} is not one of warn, fail")
+        several = isinstance(self.lacks, (tuple, list, set, frozenset))
+        if not several or not all(need in NEEDS for need in self.lacks):
+            raise ConfigError(f"lacks: {shown(self.lacks)} is not a collection of {', '.join(NEEDS)}")
         if self.price is not None and not isinstance(self.price, Price):
-            raise ConfigError(f"price: {self.price!r} is not a Price")
-        for kind in self.falls_back_on:
-            if not (isinstance(kind, type) and issubclass(kind, LLMError)):
-                raise ConfigError(f"falls_back_on: {kind!r} is not a class of error of this library")
+            raise ConfigError(f"price: {shown(self.price)} is not a Price")
+        object.__setattr__(self, "lacks", tuple(self.lacks))
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        for name, verb in _VERBS.items():
+            part = getattr(self, name)
+            if part is not None and (isinstance(part, type) or not hasattr(part, verb)):
+                kind = type(self).__annotations__[name].removesuffix(" | None")
+                raise ConfigError(f"{name}: {shown(part)} is no {kind}")
+        for name, allowed in _PLAIN.items():
+            if not isinstance(getattr(self, name), allowed):
+                raise ConfigError(f"{name}: {shown(getattr(self, name))} is no {allowed[0].__name__}")
+        kinds: Any = self.falls_back_on
+        given = tuple(kinds) if isinstance(kinds, (tuple, list, set, frozenset)) else (kinds,)
+        for one in given:
+            if not (isinstance(one, type) and issubclass(one, LLMError)):
+                raise ConfigError(f"falls_back_on: {shown(one)} is not a class of error of this library")
+        object.__setattr__(self, "falls_back_on", given)
 
     def __repr__(self) -> str:
         usual = {"on_break": "raise", "on_truncation": "warn"}

@@ -18,8 +18,10 @@ from resilient_llm._errors import (
     BackendFailed,
     ConnectFailed,
     ConnectTimeout,
+    ContextOverflow,
     DeadlineExceeded,
     DeadlineUnattainable,
+    FirstTokenTimeout,
     LLMError,
     OutputInvalid,
     Overloaded,
@@ -30,12 +32,14 @@ from resilient_llm._errors import (
 from resilient_llm._events import AttemptEnded, AttemptStarted, FirstToken, SlotsChanged
 from resilient_llm._gathered import Gathered
 from resilient_llm._leg import Leg
+from resilient_llm._quotes import unquote
 from resilient_llm._replies import Attempt, AttemptKind, Usage
 from resilient_llm._types import ChatRequest, Request
 from resilient_llm._watch import Watch
 from resilient_llm.backends.base import Batches
 from resilient_llm.policies._admission import Admission, Ticket
 from resilient_llm.policies._permits import SILENT, Permit
+from resilient_llm.policies.breaker import SLOW
 from resilient_llm.policies.bulkhead import Slot
 from resilient_llm.wire import WireEvent
 from resilient_llm.wire._patience import say_left
@@ -43,8 +47,8 @@ from resilient_llm.wire._patience import say_left
 T = TypeVar("T")
 THROTTLES = (RateLimited, Overloaded)  # a server's way of saying that there is too much at once
 UNSENT = (ConnectFailed, ConnectTimeout, Rejected)  # the server has not counted it
+LIMITS = (ConnectTimeout, FirstTokenTimeout)  # nobody's fault where the deadline left no more than that
 NOTHING = Usage()
-SLOW = 5.0  # seconds without an event after which an attempt that someone cuts says something about the server
 log = logging.getLogger("resilient_llm")
 
 
@@ -101,7 +105,7 @@ class Run:
             raise DeadlineUnattainable(
                 f"the server said to come back in {wait:.3g} s, but {left:.3g} s are left", retry_after=wait
             )
-        admission = Admission(leg.breaker, leg.rate, tokens, by)
+        admission = Admission(leg.breaker, leg.rate, tokens, by, waits=not reserve)
         self.slot = leg.bulkhead.try_acquire(admission.take, now)
         if self.slot is None:
             try:
@@ -125,7 +129,7 @@ class Run:
             left = say_left(min(deadline.at, deadline.ambient) - self.call.clock())
             self.watch.headers += tuple((name.encode(), value.encode()) for name, value in left.items())
         if isinstance(request, ChatRequest):
-            self.gathered.watched(leg.sentinel.lookout(request, leg.window))
+            self.gathered.watched(lambda: leg.sentinel.lookout(request, leg.window))
         return leg.backend.open(request, self.watch, stream=leg.streams)
 
     def check(self) -> None:
@@ -140,7 +144,9 @@ class Run:
         try:
             self.output = check("".join(self.gathered.texts))
         except OutputInvalid as error:
-            error.retryable = done.finish_reason != "length"  # the same limit would cut the next one, too
+            if done.finish_reason == "length":
+                error.retryable = False  # the same limit would cut the next one, too
+                error.args = (f"{error.message} (the limit of tokens cut it off)",)
             raise
 
     def first_token(self, batch: Sequence[WireEvent]) -> None:
@@ -186,6 +192,8 @@ class Run:
         if self.watch is not None:
             self.watch.finish()
         failure = error if isinstance(error, LLMError) else None
+        if failure is not None:
+            unquote(failure, self.call.request)
         if self.slot is not None:
             self._judge(self.slot.held.permit, error, now)
             self._settle(self.slot, error, now)
@@ -203,6 +211,8 @@ class Run:
         if failure is not None:
             failure.route = failure.route or self.leg.name
             failure.attempts = tuple(call.attempts)
+            if self.leg.trims(failure) and isinstance(failure, ContextOverflow) and isinstance(self.sent, ChatRequest):
+                call.refused[self.leg] = failure, self.sent
             if isinstance(failure, OutputInvalid) and self.gathered.done is not None:
                 failure.reply = reply_of(self)
             self.leg.failed(failure)
@@ -211,15 +221,16 @@ class Run:
     def _judge(self, permit: Permit, error: BaseException | None, now: float) -> None:
         """What the attempt says about the server's health."""
         fault = error.fault if isinstance(error, LLMError) else None
-        cut = error is not None and (isinstance(error, DeadlineExceeded) or not isinstance(error, LLMError))
+        in_a_hurry = isinstance(error, DeadlineExceeded) or (isinstance(error, LIMITS) and fault is None)
+        cut = error is not None and (in_a_hurry or not isinstance(error, LLMError))
         if error is None or fault == "caller":
             permit.success(now)
         elif fault == "backend" and isinstance(error, LLMError):
             permit.failure(now, slow=isinstance(error, SILENT), retry_after=error.retry_after)
         elif cut and self.heard is not None and now - self.heard < SLOW:
             permit.success(now)  # it was answering when the caller left
-        elif cut and self.watch is not None and self.watch.phase != "load" and now - self._silent_since() >= SLOW:
-            permit.slow(now)
+        elif cut and self.watch is not None and self.watch.phase != "load":
+            permit.slow(now, since=self._silent_since())
         else:
             permit.release()
 
@@ -248,7 +259,8 @@ class Run:
         return getattr(self.batches, "usage", None) or NOTHING
 
     def _silent_since(self) -> float:
-        return self.heard if self.heard is not None else self.begun + self.queue
+        loaded = self.watch.spent.get("load", 0.0)  # a model that is being loaded is not silent
+        return self.heard if self.heard is not None else self.begun + self.queue + loaded
 
     def _record(self, error: LLMError | None, now: float) -> Attempt:
         spent = self.watch.spent if self.watch is not None else {}

@@ -21,6 +21,7 @@ from resilient_llm._loops import here
 from resilient_llm._replies import ChatReply, Done, Event, Restarted, TextDelta
 from resilient_llm._run import Run
 from resilient_llm._verdict import accept
+from resilient_llm.wire import ToolPiece
 
 Start = Callable[[], Awaitable[Run]]
 Restart = Callable[[Run, LLMError], Awaitable[Run | None]]
@@ -71,7 +72,7 @@ class ChatStream:
         return self
 
     async def __anext__(self) -> Event:
-        if not self._waiting:
+        while not self._waiting:
             if self._run is None or self._run.ended:
                 if not self._entered:
                     raise ConfigError("stream: enter it first: async with llm.stream(…) as stream")
@@ -96,7 +97,8 @@ class ChatStream:
                 raise run.watch.late()
             run.heard = run.call.clock()
             run.gathered.add(batch)
-            self._waiting.extend(batch)
+            if not batch or type(batch[0]) is not ToolPiece:
+                self._waiting.extend(batch)
         except LLMError as error:
             await self._broke(run, run.broken(error))
         except StopAsyncIteration:
@@ -156,7 +158,12 @@ class ChatStream:
         self._waiting.clear()
 
     def text(self) -> Texts:
-        """Only the pieces of the answer's text, as strings."""
+        """Only the pieces of the answer's text, as strings.
+
+        Raises:
+            LLMError: as iterating the events. Also where the route says `on_break="restart"`: strings cannot tell that
+                the answer begins anew, and nobody would know what to forget.
+        """
         return Texts(self)
 
     @property
@@ -246,3 +253,5 @@ class Texts:
             event = await self._stream.__anext__()
             if type(event) is TextDelta:
                 return event.text
+            if type(event) is Restarted:
+                raise event.error

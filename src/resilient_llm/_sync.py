@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from resilient_llm._client import AsyncClient
-from resilient_llm._deadline import Clock
+from resilient_llm._deadline import Clock, carried
 from resilient_llm._errors import ClientClosed, LLMError
 from resilient_llm._events import Listener
 from resilient_llm._fork import forgets
@@ -140,7 +140,8 @@ class Client:
             if self._portal is None:
                 self._portal = Portal()
                 weakref.finalize(self, self._portal.stop).atexit = False
-            self._portal.begin(errand)
+            with carried():
+                self._portal.begin(errand)
 
     def _check_thread(self) -> None:
         """Before the lock: who holds it may be waiting for the loop's thread, which must not wait for it in turn."""

@@ -17,7 +17,7 @@ import anyio
 from resilient_llm._errors import ConfigError
 from resilient_llm._loops import here
 from resilient_llm._portal import TICK, Errand
-from resilient_llm._replies import ChatReply, Done, Event, TextDelta
+from resilient_llm._replies import ChatReply, Done, Event, Restarted, TextDelta
 from resilient_llm._stream import ChatStream
 
 AHEAD = 64  # events that are read ahead of the consumer
@@ -121,10 +121,17 @@ class Stream:
         return event  # type: ignore[no-any-return]  # the queue carries marks beside events
 
     def text(self) -> Iterator[str]:
-        """Only the pieces of the answer's text, as strings."""
+        """Only the pieces of the answer's text, as strings.
+
+        Raises:
+            LLMError: as iterating the events. Also where the route says `on_break="restart"`: strings cannot tell that
+                the answer begins anew, and nobody would know what to forget.
+        """
         for event in self:
             if type(event) is TextDelta:
                 yield event.text
+            elif type(event) is Restarted:
+                raise event.error
 
     def close(self) -> None:
         """Hangs up, if it has not ended yet. Nothing is handed over after it."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 
 from resilient_llm._errors import ConfigError
+from resilient_llm._numbers import shown
 from resilient_llm._types import Tool
 
 ToolLike = Tool | Callable[..., Any] | Mapping[str, Any]
@@ -28,12 +30,15 @@ def tools_from(given: Sequence[ToolLike] | None) -> tuple[Tool, ...]:
 
 def _tool(given: ToolLike) -> Tool:
     if isinstance(given, Tool):
+        if not (isinstance(given.name, str) and given.name and isinstance(given.parameters, Mapping)):
+            raise ConfigError("tools: a tool needs a name, which is a string, and a schema of its parameters, a dict")
         return given
     if isinstance(given, Mapping):
         function = given.get("function", given)
         if not isinstance(function, Mapping) or not function.get("name"):
             raise ConfigError("tools: a dict needs the shape {'type': 'function', 'function': {'name': …}}")
-        return Tool(function["name"], function.get("description", ""), function.get("parameters", {"type": "object"}))
+        schema = function.get("parameters", {"type": "object"})
+        return _tool(Tool(function["name"], function.get("description") or "", schema))
     if not callable(given):
         raise ConfigError(f"tools: a function, a Tool or a dict is needed, not {type(given).__name__}")
     return tool_from(given)
@@ -45,7 +50,10 @@ def tool_from(function: Callable[..., Any]) -> Tool:
     Raises:
         ConfigError: a parameter has no JSON schema, or is `*args` or `**kwargs`.
     """
-    name = getattr(function, "__name__", type(function).__name__)
+    own = function.func if isinstance(function, partial) else function
+    name = getattr(own, "__name__", type(own).__name__)
+    if not name.isidentifier():
+        raise ConfigError(f"tools: {name} is no name that a model can call; give a function made with def, or a Tool")
     fields: dict[str, Any] = {}
     try:
         for parameter in inspect.signature(function, eval_str=True).parameters.values():
@@ -65,7 +73,7 @@ def tool_from(function: Callable[..., Any]) -> Tool:
         raise ConfigError(f"tools: {name}: no JSON schema for its parameters: {type(error).__name__}") from None
     schema.pop("title", None)
     schema.pop("description", None)
-    description = (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
+    description = (inspect.getdoc(own) or "").split("\n\n")[0].replace("\n", " ")
     return Tool(name, description, schema, function)
 
 
@@ -78,5 +86,5 @@ def schema_of(kind: Any) -> tuple[TypeAdapter[Any], dict[str, Any]]:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
         return adapter, adapter.json_schema()
-    except (PydanticUserError, PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
-        raise ConfigError(f"type: {kind!r} has no JSON schema: {type(error).__name__}") from None
+    except Exception as error:  # noqa: BLE001  # for what is no type pydantic has no error of its own
+        raise ConfigError(f"type: {shown(kind)} has no JSON schema: {type(error).__name__}") from None

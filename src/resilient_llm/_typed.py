@@ -42,4 +42,4 @@ def _first(error: ValidationError, schema: object) -> str:
     detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
     known = repr(schema)
     place = [str(part) if isinstance(part, int) or repr(part) in known else "…" for part in detail["loc"]]
-    return f"{'.'.join(place) or 'value'}: {detail['type']}"
+    return f"{'.'.join(place)}: {detail['type']}" if place else detail["type"]

@@ -30,7 +30,7 @@ def accept(run: Run) -> None:
     if leg.counted.cut(sent, counted, window, estimate, whole=leg.counts_whole, refuses=leg.refuses(sent)):
         done.degraded = (*done.degraded, "prompt_truncated")
     if done.degraded and call.tell is not None:
-        call.tell(AnswerDegraded(call.number, leg.name, run.number, done.degraded))
+        call.tell(AnswerDegraded(call.number, leg.name, run.number, done.degraded, done.cause))
     if leg.route.on_truncation == "warn":
         return
     what = next((text for name, text in _CUT.items() if name in done.degraded), None)

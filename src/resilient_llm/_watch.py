@@ -57,7 +57,7 @@ class Watch:
     """
 
     __slots__ = (
-        "_deadline", "_ends", "_offset", "_rearm", "_reserve", "_scope", "_since", "clock", "headers",
+        "_deadline", "_ends", "_hopeless", "_offset", "_rearm", "_reserve", "_scope", "_since", "clock", "headers",
         "limits", "phase", "spent", "trace", "zone",
     )  # fmt: skip
 
@@ -76,10 +76,13 @@ class Watch:
         self._offset = anyio.current_time() - self._since
         self._ends = self._end(self.phase, self._since)
         self._rearm = 0.0
+        self._hopeless = ""
         self._scope = anyio.CancelScope(deadline=self._ends + self._offset)
 
     def _limit(self, phase: Phase) -> float:
-        return float(getattr(self.limits, "between_tokens" if phase == "stream" else phase))
+        limits = self.limits
+        limit: float = limits.between_tokens if phase == "stream" else getattr(limits, phase)
+        return limit
 
     def _end(self, phase: Phase, now: float) -> float:
         last = self._deadline.at if phase == "stream" else self._deadline.first_token_by(self._reserve)
@@ -128,12 +131,22 @@ class Watch:
         if self._ends >= last:
             return DeadlineExceeded(f"the deadline came {_DURING[self.phase]}", phase=self.phase)
         limit = self._limit(self.phase)
+        if self._hopeless:
+            return _LATE[self.phase](f"{_WHAT[self.phase]} within {self._ends - self._since:.3g} s: {self._hopeless}")
         if self.phase != "stream" and self._ends - self._since < limit * 0.999:
             return _LATE[self.phase](
                 f"{_WHAT[self.phase]} within {self._ends - self._since:.3g} s"
-                f" (of its {limit:.3g} s: {self._reserve:.3g} s are kept for the next route)"
+                f" (of its {limit:.3g} s: {self._reserve:.3g} s are kept for the next route)",
+                # The caller had no more time, which says nothing about the server. But a load that does not end is to
+                # be found out, and while one goes on its callers are better off elsewhere.
+                fault=None if self.phase == "load" else "nobody",
             )
         return _LATE[self.phase](f"{_WHAT[self.phase]} within {limit:.3g} s")
+
+    def give_up(self, why: str) -> None:
+        """What it waits for will not come: its phase is over."""
+        self._ends, self._hopeless = self.clock(), why
+        self._scope.deadline = self._ends + self._offset
 
     def finish(self) -> None:
         """The attempt is over: closes the account of its last phase."""

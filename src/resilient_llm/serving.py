@@ -48,6 +48,8 @@ from resilient_llm._errors import (
 )
 from resilient_llm.wire._patience import seconds_left
 
+__all__ = ["STATUS", "deadline_from", "http_status"]
+
 STATUS: Mapping[type[LLMError], int] = MappingProxyType(
     {
         LLMError: 500,

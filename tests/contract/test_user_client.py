@@ -5,6 +5,8 @@ What the same client does with answers is in `test_answers`, its pool, its loop 
 
 from __future__ import annotations
 
+import errno
+import os
 import traceback
 from collections.abc import AsyncIterator
 from types import ModuleType
@@ -129,6 +131,33 @@ async def test_every_failure_of_the_library_has_a_type(library: Any, name: str, 
         assert caught.value.partial == "hel"
     if name == "PoolTimeout" and not begun:
         assert caught.value.fault is None
+
+
+@pytest.mark.parametrize("library", [httpx2, httpx, None], ids=["httpx2", "httpx", "ours"])
+async def test_why_there_is_no_connection_is_told_in_the_words_of_the_system(library: Any) -> None:
+    with FakeOllama() as server:
+        server.stop_listening()
+        http = library.AsyncClient() if library is not None else None
+        llm = AsyncClient(Route(Ollama("llama3.2", base_url=server.url, http_client=http), retry=Retry(attempts=1)))
+        with pytest.raises(ConnectFailed) as caught:
+            await llm.chat("hi")
+        if http is not None:
+            await http.aclose()
+    assert caught.value.message == f"no connection to {server.url}: {os.strerror(errno.ECONNREFUSED)}"
+
+
+async def test_a_name_with_several_addresses_tells_of_each_once() -> None:
+    refused, unreachable = OSError(errno.ECONNREFUSED, "no"), OSError(errno.EHOSTUNREACH, "no")
+    failed = OSError("All connection attempts failed")
+    failed.__cause__ = ExceptionGroup("several", [refused, unreachable, refused])
+    error = httpx2.ConnectError(str(failed))
+    error.__cause__ = failed
+    async with httpx2.AsyncClient(transport=Failing(httpx2, error, begun=False).transport()) as http:
+        llm = AsyncClient(Route(backend_to("openai", "http://fake.test/v1", http_client=http), retry=Retry(attempts=1)))
+        with pytest.raises(ConnectFailed) as caught:
+            await llm.chat("hi")
+    both = f"{os.strerror(errno.ECONNREFUSED)}, {os.strerror(errno.EHOSTUNREACH)}"
+    assert caught.value.message == f"no connection to http://fake.test:80: {both}"
 
 
 def raised(library: ModuleType) -> list[Exception]:

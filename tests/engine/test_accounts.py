@@ -7,8 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tenacity import wait_fixed
 
 from resilient_llm import (
     AsyncClient,
@@ -22,10 +21,10 @@ from resilient_llm import (
     Timings,
     Usage,
 )
-from resilient_llm.errors import EmptyReply, OutputInvalid, RateLimited, ServerError, StreamInterrupted
-from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, cut, ends, fail, raw, say, status
+from resilient_llm.errors import EmptyReply, RateLimited, ServerError, StreamInterrupted
+from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, raw, say, status
 
-from .kit import REAL, Ask, VirtualLoop, client, error_of, unlimited
+from .kit import REAL, Ask, client, error_of, unlimited
 
 pytestmark = pytest.mark.anyio
 
@@ -104,49 +103,6 @@ async def test_the_usage_and_the_way_it_is_degraded(ask: Ask) -> None:
     reply = await ask(client(backend))
     assert reply.usage == Usage(5, 2, cached_tokens=3)
     assert (reply.finish_reason, reply.degraded) == ("length", ("cut_at_length",))
-
-
-COUNTS = st.builds(Usage, st.integers(1, 500), st.integers(0, 500))
-WAYS = st.one_of(
-    COUNTS.map(lambda counted: (counted, say("no number", usage=counted))),  # not of the type: asked for once more
-    COUNTS.map(lambda counted: (counted, say(usage=counted))),  # nothing was said: asked for once more
-    COUNTS.map(lambda counted: (counted, say("4", "2", usage=counted))),  # an answer
-    st.sampled_from([fail(ServerError("no")), fail(ServerError("no"), after=["4"]), cut("4"), ends("4")]).map(
-        lambda step: (Usage(), step)  # the server went down before it had counted
-    ),
-)
-
-
-@pytest.mark.invariant(44)
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(WAYS, min_size=1, max_size=5), min_size=1, max_size=3))
-def test_what_was_used_and_what_was_wasted_add_up_to_what_the_servers_counted(
-    scripts: list[list[tuple[Usage, Any]]],
-) -> None:
-    async def work() -> None:
-        backends = [
-            FakeBackend(*(step for _, step in script), name=str(number)) for number, script in enumerate(scripts)
-        ]
-        routes = [Route(one, budget=unlimited(), falls_back_on=(OutputInvalid,)) for one in backends]
-        try:
-            reply: Any = await client(*routes).parse("hi", int)
-        except Exception as error:
-            reply, used = error, Usage()
-        else:
-            used = reply.usage
-        counted = Usage()
-        for backend, script in zip(backends, scripts, strict=True):
-            for number in range(backend.opened):
-                counted += script[min(number, len(script) - 1)][0]  # the last step repeats
-        wasted = sum((one.usage for one in reply.attempts if one.error is not None), Usage())
-        assert reply.spent == counted
-        assert used + wasted == counted
-
-    loop = VirtualLoop()
-    try:
-        loop.run_until_complete(work())
-    finally:
-        loop.close()
 
 
 @pytest.mark.invariant(44)
@@ -245,6 +201,22 @@ async def test_what_is_in_force_and_what_state_it_is_in(ask: Ask) -> None:
     assert state["a"]["aside"] == pytest.approx(100)
     assert state["b"]["aside"] == 0
     assert state["b"]["bulkhead"].slots == 1
+
+
+async def test_the_limits_in_force_are_those_that_the_deadline_leaves() -> None:
+    routes = (FakeBackend(name="near", local=True), FakeBackend(name="far"))
+    usual, short = client(*routes).explain().splitlines(), client(*routes, timeout=6).explain().splitlines()
+    assert usual[0] == "deadline: 180 s to the first token, 900 s in all; 60 s to embed"
+    assert usual[2] == "   timeouts: connect 2 s, first token 60 s, between tokens 30 s"
+    assert "first token 60 s, where it thinks first 180 of 300 s," in "".join(usual)
+    assert short[0] == "deadline: 6 s"
+    assert short[2] == "   timeouts: connect 2 s, first token 3 of 60 s, between tokens 6 of 30 s"  # 3 s are kept
+    assert "connect 5 s, first token 6 of 60 s, where it thinks first 6 of 300 s, between" in "".join(short)
+    hosted = client(FakeBackend()).explain()
+    assert hosted.startswith("deadline: 120 s to the first token, 900 s in all; 30 s to embed\n")
+    assert "retry: 3 attempts, full jitter below 0.5 s, doubling to 20 s, patience 3 s;" in hosted
+    waiting = client(Route(FakeBackend(), retry=Retry(attempts=1, wait=wait_fixed(2)))).explain()
+    assert "retry: 1 attempt, waits by wait_fixed, patience 3 s;" in waiting
 
 
 async def test_the_models_of_every_route_are_listed() -> None:

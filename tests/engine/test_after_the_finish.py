@@ -31,6 +31,7 @@ class Scripted:
     pieces: list[bytes]
     timeout: Any = field(default_factory=lambda: SimpleNamespace(pool=None))
     status_code: int = 200
+    is_closed: bool = False
     headers: Any = field(default_factory=lambda: SimpleNamespace(raw=[]))
     closed: int = 0
 

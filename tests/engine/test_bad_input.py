@@ -13,14 +13,22 @@ import pytest
 from resilient_llm import (
     AsyncClient,
     Bulkhead,
+    ChatRequest,
+    CircuitBreaker,
     ConfigError,
+    Image,
     LLMError,
+    Message,
     Ollama,
     OpenAICompatible,
+    RateLimit,
     Retry,
     Route,
+    Timeouts,
+    Tool,
+    ToolCall,
 )
-from resilient_llm.errors import ClientClosed, Malformed
+from resilient_llm.errors import AuthFailed, ClientClosed, Malformed
 from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, dribble, huge_line, malformed, raw, say, status
 
 from .kit import REAL, Ask, client, error_of
@@ -35,6 +43,7 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Ollama(None), "model: "),  # type: ignore[arg-type]
     (lambda: OpenAICompatible("", base_url=URL), "model: "),
     (lambda: OpenAICompatible(7, base_url=URL), "model: "),  # type: ignore[arg-type]
+    (lambda: OpenAICompatible("m\r\nX-Evil: secret", base_url=URL), "model: "),
     (lambda: Ollama("m", base_url="ftp://host"), "base_url: "),
     (lambda: Ollama("m", base_url="http://host:99999"), "base_url: "),
     (lambda: Ollama("m", base_url="http://ho st"), "base_url: "),
@@ -46,15 +55,35 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: OpenAICompatible("m", base_url="http://ho\nst/v1"), "base_url: "),
     (lambda: OpenAICompatible("m", base_url=f"{URL}/v 1"), "base_url: "),
     (lambda: OpenAICompatible("m", base_url=f"{URL}/v\u00e9"), "base_url: "),
+    (
+        lambda: OpenAICompatible("m", base_url=f"{URL}/v1/chat/completions/"),
+        "base_url: it ends before /chat/completions",
+    ),
     (lambda: Ollama("m", base_url="http://ho\r\nst"), "base_url: "),
     (lambda: Ollama("m", base_url=f"{URL}/a\tb"), "base_url: "),
     (lambda: OpenAICompatible("m", base_url=URL, context_window=0), "context_window: "),
     (lambda: OpenAICompatible("m", base_url=URL, http_client=object()), "http_client: "),
     (lambda: OpenAICompatible("m", base_url=URL, headers={"X": "a\nb"}), "headers"),
+    (lambda: OpenAICompatible("m", base_url=URL, headers={"X\r\nEvil": "secret"}), "headers: "),
+    (lambda: OpenAICompatible("m", base_url=URL, headers={"Content-Length": "0"}), "headers: "),
+    (lambda: Ollama("m", base_url=URL, headers={"Transfer-Encoding": "chunked"}), "headers: "),
     (lambda: OpenAICompatible("m", base_url=URL, api_key="a\nb"), "api_key: "),
+    (lambda: Ollama("m", base_url=URL, api_key="secret\r\nX-Evil: yes"), "api_key: "),
     (lambda: Ollama("m", num_ctx=0), "num_ctx: "),
     (lambda: Ollama("m", num_ctx=True), "num_ctx: "),
     (lambda: Ollama("m", keep_alive="600"), "keep_alive: "),
+    (lambda: Ollama("m", base_url=""), "base_url: "),
+    (lambda: OpenAICompatible("m", base_url=""), "base_url: "),
+    (lambda: Ollama("m", base_url=7), "base_url: "),  # type: ignore[arg-type]
+    (lambda: OpenAICompatible("m", base_url=[URL]), "base_url: "),  # type: ignore[arg-type]
+    (lambda: OpenAICompatible("m", base_url=URL, context_window="8k"), "context_window: "),  # type: ignore[arg-type]
+    (lambda: OpenAICompatible("m", base_url=URL, headers=["X: 1"]), "headers: "),  # type: ignore[arg-type]
+    (lambda: Ollama("m", headers={1: "a"}), "headers: "),  # type: ignore[dict-item]
+    (lambda: OpenAICompatible("m", base_url=URL, extra="top_k=3"), "extra: "),  # type: ignore[arg-type]
+    (lambda: OpenAICompatible("m", base_url=URL, name=3), "name: "),  # type: ignore[arg-type]
+    (lambda: Ollama("m", think="a lot"), "think: "),  # type: ignore[arg-type]
+    (lambda: Ollama("m", shift="no"), "shift: "),  # type: ignore[arg-type]
+    (lambda: Ollama("m", keep_alive=10**400), "keep_alive: "),
     (AsyncClient, "routes: "),
     (lambda: AsyncClient("llama3.2"), "route: "),
     (lambda: AsyncClient("ollama:"), "route: "),
@@ -63,10 +92,61 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: AsyncClient(3), "backend: "),  # type: ignore[arg-type]
     (lambda: AsyncClient(None), "backend: "),  # type: ignore[arg-type]
     (lambda: AsyncClient(FakeBackend(), timeout=-1), "timeout: "),
+    (lambda: AsyncClient(FakeBackend(), timeout=10**400), "timeout: "),
+    (lambda: AsyncClient(FakeBackend(), clock=3), "clock: "),  # type: ignore[arg-type]
+    (lambda: AsyncClient(FakeBackend(), rng=7), "rng: "),  # type: ignore[arg-type]
+    (lambda: Timeouts(connect=10**400), "connect: "),
+    (lambda: Bulkhead(10**400), "slots: "),
+    (lambda: CircuitBreaker(cooldown=10**400), "cooldown: "),
+    (lambda: RateLimit(10**400), "requests_per_minute: "),
+    (lambda: Route(FakeBackend(), name=3), "name: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), streams="yes"), "streams: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), lacks=1), "lacks: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), price=1.0), "price: "),  # type: ignore[arg-type]
+    (lambda: Image(), "image: "),
     (lambda: Route(FakeBackend(), zone="moon"), "zone: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), on_break="again"), "on_break: "),  # type: ignore[arg-type]
     (lambda: Route(FakeBackend(), falls_back_on=(ValueError,)), "falls_back_on: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), falls_back_on=ValueError), "falls_back_on: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), falls_back_on="AuthFailed"), "falls_back_on: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), falls_back_on=3), "falls_back_on: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), timeouts=30), "timeouts: 30 is no Timeouts"),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), retry=3), "retry: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), retry=Retry), "retry: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), budget=3), "budget: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), breaker=5), "breaker: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), bulkhead=4), "bulkhead: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), rate=60), "rate: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), guard=4096), "guard: "),  # type: ignore[arg-type]
+    (lambda: Route(FakeBackend(), sentinel=False), "sentinel: "),  # type: ignore[arg-type]
+    (lambda: AsyncClient(FakeBackend(), plan=3), "plan: "),  # type: ignore[arg-type]
+    (lambda: Message("user", "hi", privat=True), "message: there is no field 'privat'"),
+    (lambda: Message(), "message: role: "),
+    (lambda: Message("user", 7), "message: content: "),  # type: ignore[arg-type]
+    (lambda: Message("user", images=[Image()]), "image: "),
+    (lambda: Image(data="AAAA", url="https://x/y.png"), "image: "),
+    (lambda: Image(data=7), "image: data: "),  # type: ignore[arg-type]
 ]
+
+
+def test_what_falls_back_may_be_one_class_or_a_list_of_them() -> None:
+    for given in (AuthFailed, [AuthFailed], {AuthFailed}, (AuthFailed,)):
+        assert Route(FakeBackend(), falls_back_on=given).falls_back_on == (AuthFailed,)  # type: ignore[arg-type]
+    assert hash(Route(FakeBackend(), falls_back_on=[AuthFailed], lacks=["tools"]))
+
+
+def test_a_message_takes_its_own_dump_back() -> None:
+    full = Message("assistant", "hi", images=[Image(data="AAAA")], tool_calls=[ToolCall("f", {"a": 1}, "b")])
+    assert Message(**full.model_dump()) == Message.model_validate_json(full.model_dump_json()) == full
+
+
+async def test_what_a_server_adds_to_its_own_message_is_passed_over(ask: Ask) -> None:
+    backend = FakeBackend(say("yes"))
+    mine = {"role": "assistant", "content": None, "refusal": None, "annotations": [], "reasoning_content": "hm"}
+    await ask(client(backend), [{"role": "user", "content": "hi", "id": 7}, mine, "and?"])
+    sent = backend.requests[0]
+    assert isinstance(sent, ChatRequest)
+    assert [one.reasoning for one in sent.messages] == [None, "hm", None]
 
 
 @pytest.mark.parametrize(("make", "field"), MADE)
@@ -76,6 +156,10 @@ def test_what_is_wrong_with_a_route_is_told_when_it_is_made(make: Callable[[], A
     assert caught.value.message.startswith(field)
     assert isinstance(caught.value, ValueError)
     assert "secret" not in repr(caught.value)
+
+
+def len_of(text: str) -> int:
+    return len(text)
 
 
 MESSAGES: list[tuple[Any, str]] = [
@@ -91,12 +175,19 @@ MESSAGES: list[tuple[Any, str]] = [
     ([{"role": "user", "content": [{"type": "video"}]}], "messages[0]: "),
     ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "messages[0]: "),
     ([{"role": "assistant", "tool_calls": [7]}], "messages[0]: "),
+    ([{"role": "assistant", "tool_calls": [{"function": {"name": 7}}]}], "messages[0]: tool_calls: "),
+    ([{"role": "assistant", "tool_calls": [{"id": ["a"], "function": {"name": "f"}}]}], "messages[0]: tool_calls: "),
+    ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 7}}]}], "messages[0]: tool_calls: "),
+    ({"role": "user", "content": [{"type": "image_url", "image_url": 7}]}, "messages[0]: images.0"),
+    ({1: 2}, "messages[0]: "),
     ({"role": "user", "content": {"a": 1}}, "messages[0]: "),
 ]
 OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"timeout": 0}, "timeout: "),
     ({"timeout": "5"}, "timeout: "),
+    ({"timeout": 10**400}, "timeout: "),
     ({"max_tokens": 0}, "max_tokens: "),
+    ({"max_tokens": 10**400}, "max_tokens: "),
     ({"max_tokens": "many"}, "max_tokens: "),
     ({"temperature": 3}, "temperature: "),
     ({"temperature": float("nan")}, "temperature: "),
@@ -105,14 +196,22 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"stop": 3}, "stop: "),
     ({"reasoning": "hard"}, "reasoning: "),
     ({"tools": [3]}, "tools: "),
+    ({"tools": [Tool("", "", {})]}, "tools: "),
+    ({"tools": [Tool("f", "", [])]}, "tools: "),  # type: ignore[arg-type]
     ({"tools": 3}, "tools: "),
     ({"tools": [{"function": {}}]}, "tools: "),
+    ({"tools": [{"function": {"name": 7}}]}, "tools: "),
+    ({"tools": [{"name": "f", "parameters": "x"}]}, "tools: "),
     ({"tools": [lambda *rest: 0]}, "tools: "),
     ({"seed": "x"}, "seed: "),
     ({"seed": 1.5}, "seed: "),
     ({"max_tokens": 2.5}, "max_tokens: "),
     ({"max_tokens": True}, "max_tokens: "),
     ({"tags": 3}, "tags: "),
+    ({"tags": [3]}, "tags: "),
+    ({"tools": [lambda city: city]}, "tools: "),
+    ({"tools": [len_of, len_of]}, "tools: two are named 'len_of'"),
+    ({"tools": [len_of], "tool_choice": "lenof"}, "tool_choice: "),
     ({"extra": 3}, "extra: "),
     ({"system": 3}, "system: "),
     ({"local_only": "yes"}, "local_only: "),
@@ -130,7 +229,7 @@ async def test_what_is_wrong_with_the_messages_is_told_by_its_place(ask: Ask, me
     assert (await ask(llm)).text == "yes"
 
 
-@pytest.mark.parametrize(("options", "field"), OPTIONS, ids=repr)
+@pytest.mark.parametrize(("options", "field"), OPTIONS, ids=lambda one: repr(one)[:60])
 async def test_what_is_wrong_with_an_option_is_told_by_its_name(ask: Ask, options: dict[str, Any], field: str) -> None:
     backend = FakeBackend(say("yes"))
     llm = client(backend)

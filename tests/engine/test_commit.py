@@ -88,6 +88,18 @@ async def test_a_route_may_ask_for_restarts_and_each_is_told(step: object, kind:
     assert_nothing_held(llm, first)
 
 
+async def test_who_reads_strings_alone_gets_no_text_twice_but_the_error() -> None:
+    first, second = FakeBackend(cut("the ", "wh"), name="a"), FakeBackend(say("the ", "whole"), name="b")
+    llm, texts = client(Route(first, on_break="restart"), second), list[str]()
+    with pytest.raises(StreamInterrupted) as caught:
+        async with llm.stream("hi") as stream:
+            async for text in stream.text():
+                texts.append(text)
+    assert texts == ["the ", "wh"]
+    assert (caught.value.partial, caught.value.route) == ("the wh", "a")
+    assert_nothing_held(llm, first, second)
+
+
 async def test_a_restart_comes_back_to_its_own_route_last() -> None:
     first, second = FakeBackend(cut("x"), say("yes"), name="a"), FakeBackend(fail(ServerError("no")), name="b")
     async with client(Route(first, on_break="restart"), Route(second, retry=ONCE)).stream("hi") as stream:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import anyio
 import pytest
 
@@ -9,6 +11,7 @@ from resilient_llm import (
     AllRoutesFailed,
     ChatRequest,
     DeadlineExceeded,
+    EmbedRequest,
     LLMError,
     RateLimited,
     Retry,
@@ -20,6 +23,7 @@ from resilient_llm.errors import (
     ConfigError,
     ConnectFailed,
     ContextOverflow,
+    LimitExceeded,
     ModelNotFound,
     NoEligibleRoute,
     OutputInvalid,
@@ -250,3 +254,12 @@ async def test_routes_of_one_name_are_told_apart(ask: Ask) -> None:
     assert [one.route for one in reply.attempts] == ["fake", "fake#2"]
     with pytest.raises(ConfigError, match="two are named 'x'"):
         client(Route(FakeBackend(), name="x"), Route(FakeBackend(), name="x"))
+
+
+async def test_a_limit_of_the_users_is_for_his_plan_to_raise(ask: Ask) -> None:
+    def plan(request: ChatRequest | EmbedRequest, routes: Sequence[Route]) -> Sequence[Route]:
+        raise LimitExceeded("no more than 100 calls a day")
+
+    backend = FakeBackend(say("yes"))
+    error = await error_of(ask(client(backend, plan=plan)), LimitExceeded)
+    assert (error.message, error.attempts, backend.opened) == ("no more than 100 calls a day", (), 0)

@@ -135,12 +135,12 @@ async def test_a_thousand_cancelled_streams_lose_no_slot_of_a_users_pool_of_ten(
 
 
 @pytest.mark.invariant(40)
-async def test_hundreds_of_cancelled_streams_leave_nothing_of_our_own_connections_in_use() -> None:
+async def test_a_thousand_cancelled_streams_leave_nothing_of_our_own_connections_in_use() -> None:
     with FakeOpenAI(say(*"abcd", gap=0.001)) as server:
         async with AsyncClient(hosted(server)) as llm:
-            await leave_many(llm, STREAMS // 2)
+            await leave_many(llm, STREAMS)
             await settled(llm, server)
             server.then(stall("a"))
             await all_at_once(llm, 64)
             await settled(llm, server)
-    assert len(server.chats) > STREAMS / 8
+    assert len(server.chats) > STREAMS / 4

@@ -6,7 +6,6 @@ In virtual time, with the real limits, against a whole Ollama whose log tells wh
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -15,28 +14,25 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import httpx2
 import pytest
 
 from resilient_llm import AsyncClient, Bulkhead, CircuitBreaker, ConfigError, Ollama, Retry, Route, Timeouts
 from resilient_llm.backends import _ollama_mend as mend
 from resilient_llm.errors import BackendFailed, CircuitOpen, ConnectFailed, FirstTokenTimeout, StreamStalled
+from resilient_llm.telemetry import _semconv as names
 from resilient_llm.testing import (
     FakeBackend,
     FakeOllama,
     Fault,
     Machine,
-    OllamaModel,
     Pulled,
     Settings,
     fail,
     hang,
     say,
 )
-from resilient_llm.testing._host.job import Exchange
-from resilient_llm.testing._host.truth import Truth
-from resilient_llm.testing._script import Call
 
+from .box import Box, ollama
 from .kit import REAL, client, error_of
 
 pytestmark = pytest.mark.anyio
@@ -45,28 +41,8 @@ COOLDOWN = 5.0
 WORDS = [f"{at} " for at in range(1000)]
 
 
-class Box(OllamaModel):
-    """An Ollama that knows the questions among the requests: what is neither a load nor metadata."""
-
-    def __init__(self, *models: Any, **options: Any) -> None:
-        super().__init__(*models, **options)
-        self.chats: list[Truth] = []
-
-    def receive(self, call: Call) -> Exchange:
-        exchange = super().receive(call)
-        if call.path == "/api/chat" and call.body["messages"]:
-            self.chats.append(exchange.truth)
-        return exchange
-
-    @property
-    def together(self) -> int:
-        """How many questions were under way at one time, at most."""
-        ends = [(one.began, one.ended or math.inf) for one in self.chats]
-        return max(sum(began <= at < end for began, end in ends) for at, _ in ends)
-
-
 def route(host: Box, *, hook: Callable[[Ollama], object] | None = None, **more: Any) -> Route:
-    backend = Ollama("llama3.2", http_client=httpx2.AsyncClient(transport=host.transport()), on_wedged=hook)
+    backend = ollama(host, on_wedged=hook)
     given = {"retry": Retry(attempts=1), "timeouts": Timeouts(first_token=8), "bulkhead": Bulkhead(2), **more}
     return Route(backend, **given)
 
@@ -124,6 +100,10 @@ async def test_a_runner_that_hangs_is_unloaded_and_loaded_and_calls_go_elsewhere
         assert [(one.why, one.outcome) for one in host.loads] == [("cold", "completed")] * 2
         assert (await llm.chat("hi")).text == "You said: hi"
         assert state(llm)["breaker"].state == "closed"  # one of its two probes was the canary
+    lines = [vars(one) for one in caplog.records if names.REMEDY in vars(one)]
+    assert [(one["levelname"], one[names.REQUEST_MODEL], one[names.REMEDY]) for one in lines] == [
+        ("WARNING", "llama3.2", "asking"), ("WARNING", "llama3.2", "loading")
+    ]  # fmt: skip
     assert told(caplog, "is wedged: no first token within 20 s")
 
 
@@ -203,6 +183,31 @@ async def test_a_stream_that_stalls_is_silence_too() -> None:
         assert (await llm.chat("hi")).text.startswith("0 1 2")
 
 
+async def test_calls_that_are_as_silent_are_ended_when_it_is_proven(caplog: pytest.LogCaptureFixture) -> None:
+    host = Box(settings=Settings(num_parallel=4), faults=[Fault("stalls", since=10, until=50)])
+    backend = route(host).backend
+    patient = Route(backend, timeouts=Timeouts(first_token=900), retry=Retry(attempts=1), bulkhead=Bulkhead(4))
+    async with client(patient, FakeBackend(say("far"), name="far")) as llm:
+        first = client(Route(backend, timeouts=Timeouts(first_token=8), retry=Retry(attempts=1)))
+        await llm.warm_up()
+        await anyio.sleep(10)
+        replies = list[tuple[str, float]]()
+
+        async def ask() -> None:
+            replies.append(((await llm.chat("hi")).text, anyio.current_time()))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(ask)
+            for _ in range(2):
+                await error_of(first.chat("hi"), FirstTokenTimeout)
+            await until(lambda: told(caplog, "is wedged"))
+            proven = anyio.current_time()
+        assert [text for text, _ in replies] == ["far"] * 3
+        assert max(at for _, at in replies) < proven + 0.1
+        await until(lambda: told(caplog, "gives tokens again, after it was loaded anew"), 30)
+
+
 async def test_if_that_does_not_help_the_hook_is_called_with_the_backend_and_its_work_is_checked(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -236,7 +241,7 @@ async def test_a_hook_may_fail_and_is_called_at_most_once_in_two_minutes(caplog:
         await anyio.sleep(10)
         while anyio.current_time() < 1000:
             await error_of(llm.chat("hi"))
-            await anyio.sleep(1)
+            await anyio.sleep(0.7)
     assert told(caplog, "on_wedged raised OSError")
     assert 2 <= len(called) <= 8
     assert min(b - a for a, b in pairwise(called)) >= 120

@@ -105,6 +105,7 @@ async def test_an_answer_that_its_limit_cut_is_not_asked_for_again() -> None:
     error = await error_of(client(FakeBackend(say('{"name":"Par', finish="length"))).parse("hi", City), OutputInvalid)
     assert len(error.attempts) == 1
     assert error.reply.degraded == ("cut_at_length",)
+    assert "(the limit of tokens cut it off)" in error.message
 
 
 async def test_another_route_answers_where_its_route_says_so() -> None:
@@ -122,7 +123,7 @@ async def test_a_parse_that_breaks_off_goes_to_the_next_route_as_a_chat_does() -
     assert (await client(first, FakeBackend(say("42"), name="b")).parse("hi", int)).output == 42
 
 
-@pytest.mark.parametrize("kind", [object(), NoSchema, Callable[[], int]])
+@pytest.mark.parametrize("kind", [object(), NoSchema, Callable[[], int], {}, "", "\ud800", 7])
 async def test_a_type_without_a_schema_is_told_and_nothing_is_sent(kind: Any) -> None:
     backend = FakeBackend()
     with pytest.raises(ConfigError, match="type: "):

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from resilient_llm import AsyncClient, Image, Message, Ollama, OpenAICompatible, Retry, Route, Tool, ToolCall
-from resilient_llm.errors import LLMError, OutputInvalid, StreamInterrupted
+from resilient_llm.errors import CircuitOpen, LLMError, OutputInvalid, StreamInterrupted
 from resilient_llm.testing import (
     FakeBackend,
     FakeOllama,
@@ -198,6 +198,12 @@ def test_no_repr_of_a_backend_shows_its_key() -> None:
         held = [backend, Route(backend), llm, backend._transport, backend._codec, *llm._legs]
         assert_silent(*map(repr, held), llm.explain())
         asyncio.run(llm.aclose())
+
+
+def test_the_repr_of_an_error_rounds_what_is_measured() -> None:
+    error = CircuitOpen("open for 5 s more", retry_after=4.996312368000083, status=None)
+    assert repr(error) == "CircuitOpen('open for 5 s more', retry_after=5)"
+    assert error.retry_after == 4.996312368000083
 
 
 def test_no_repr_of_an_error_shows_what_it_keeps() -> None:

@@ -20,6 +20,7 @@ from resilient_llm import (
     Route,
     local_only,
 )
+from resilient_llm._zones import zone_of
 from resilient_llm.errors import ConfigError, ConnectFailed, NoEligibleRoute, ServerError, StreamInterrupted
 from resilient_llm.testing import FakeBackend, cut, fail, say
 
@@ -75,6 +76,16 @@ async def test_a_private_message_keeps_its_call_off_the_internet(ask: Ask) -> No
     with pytest.raises(NoEligibleRoute):
         await client(backends[2]).chat([Message("user", "public"), {"role": "user", "content": "x", "private": True}])
     assert len(backends[2].requests) == 1
+
+
+async def test_what_was_made_of_a_private_message_is_private(ask: Ask) -> None:
+    backends = three()
+    llm = client(*backends)
+    reply = await ask(llm, [Message("user", "a secret", private=True)])
+    public = await ask(llm, "no secret")
+    assert (reply.message.private, public.message.private) == (True, False)
+    assert (await ask(llm, [reply.message, Message("user", "say it in French")])).route == "network"
+    assert backends[2].requests == []
 
 
 @pytest.mark.parametrize("strict", [*WAYS, "private"])
@@ -212,3 +223,31 @@ async def test_the_zone_of_a_route(route: Any, zone: str) -> None:
             await error_of(llm.chat("hi", local_only=limit), NoEligibleRoute)
     assert not Plain.opened
     await llm.aclose()
+
+
+@pytest.mark.parametrize(
+    ("address", "zone"),
+    [
+        ("127.0.0.1", "machine"),
+        ("127.8.8.8", "machine"),
+        ("::1", "machine"),
+        ("0.0.0.0", "machine"),
+        ("::ffff:127.0.0.1", "machine"),
+        ("10.1.2.3", "network"),
+        ("192.168.0.7", "network"),
+        ("169.254.169.254", "network"),
+        ("100.64.0.1", "network"),
+        ("fe80::1%eth0", "network"),
+        ("fd00::1", "network"),
+        ("::ffff:10.0.0.1", "network"),
+        ("8.8.8.8", "internet"),
+        ("2606:4700::1111", "internet"),
+        ("::ffff:8.8.8.8", "internet"),
+        ("2002:0808:0808::1", "internet"),
+        ("224.0.0.1", "internet"),
+        ("/run/ollama.sock", "internet"),
+        ("", "internet"),
+    ],
+)
+def test_the_zone_of_an_address_is_the_farthest_that_it_may_be(address: str, zone: str) -> None:
+    assert zone_of(address) == zone

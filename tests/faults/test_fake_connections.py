@@ -55,6 +55,17 @@ def test_refuse_may_be_the_first_step_and_come_later(kind: Kind) -> None:
             Peer(server)
 
 
+def test_no_piece_waits_for_others_to_fill_a_packet(kind: Kind) -> None:
+    """Else each answer but the first on a connection takes 40 ms more, which is how long a peer may put off its ACK."""
+    with kind(say("a", "b")) as server, peer(server) as one:
+        for _ in range(2):
+            asks(server, one).head()
+            one.chunks()
+        (connection,) = server._sockets.open
+        raw = connection._transport.get_extra_info("socket")
+        assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
 def test_stop_listening_lets_an_answer_finish(kind: Kind) -> None:
     with kind(slow_close("a", seconds=QUIET * 2)) as server, peer(server) as one:
         asks(server, one).head()

@@ -114,7 +114,7 @@ ATTACKS = {
     "1e999 in a tool call": Attack(events(call("f", '{"x": 1e999}')), OutputInvalid, Malformed),
     "key twice in a tool call": Attack(events(call("rm", '{"path": "a", "path": "/"}')), OutputInvalid, Malformed),
     "control characters in the name of a tool": Attack(events(call("f\x1b[2J\r\n", "{}")), OutputInvalid, Malformed),
-    "tens of thousands of tool calls": Attack(endless(OPEN, MANY * 100, 8 * MEGABYTE), Malformed),
+    "tens of thousands of tool calls": Attack(endless(OPEN, MANY * 100, 8 * MEGABYTE), StreamInterrupted, Malformed),
     "NaN where an answer should be": Attack(events(b"NaN"), Malformed),
     "body shorter than its length": Attack(lambda: (head(200, "Content-Length: 99999"), b"data: {}"), BackendFailed),
     "body longer than its length": Attack(lambda: (head(200, "Content-Length: 2"), b"{}" * 1000), BackendFailed),

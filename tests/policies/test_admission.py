@@ -7,7 +7,7 @@ import math
 import pytest
 
 from resilient_llm._errors import CircuitOpen, DeadlineUnattainable, RateLimited
-from resilient_llm.policies._admission import Admission, Ticket
+from resilient_llm.policies._admission import LOOK, Admission, Ticket
 from resilient_llm.policies.breaker import CircuitBreaker
 from resilient_llm.policies.rate import RateLimit, Reservation
 
@@ -32,6 +32,12 @@ def test_with_room_and_a_closed_breaker_an_attempt_gets_both() -> None:
     assert given.reservation is not None
     assert rate.snapshot(0).tokens == given.reservation.tokens == 70
     assert repr(given) == "Ticket(Permit(normal, generation 0), Reservation(70 tokens, open))"
+
+
+def test_who_names_no_tokens_takes_none() -> None:
+    rate = RateLimit(tokens_per_minute=100)
+    ticket(Admission(CircuitBreaker(), rate), 0)
+    assert rate.snapshot(0).tokens == 0
 
 
 def test_without_a_rate_limit_the_breaker_decides_alone() -> None:
@@ -105,3 +111,32 @@ def test_what_is_released_leaves_no_trace_and_what_had_its_verdict_keeps_it() ->
     used.release()
     assert breaker.state(1) == "open"
     assert (rate.snapshot(1).tokens, rate.room(0, 1)) == (30, 6)
+
+
+def started_slowly() -> CircuitBreaker:
+    """A breaker that has just closed: one call at once."""
+    breaker = CircuitBreaker(failures=1, successes=1)
+    breaker.admit(0).failure(0)
+    breaker.admit(5).success(5)
+    return breaker
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_while_a_breaker_starts_slowly_who_has_no_other_route_waits_for_its_turn(limited: bool) -> None:
+    breaker, rate = started_slowly(), RateLimit(tokens_per_minute=100) if limited else None
+    first = ticket(Admission(breaker, rate, tokens=60), 5)
+    elsewhere, here = Admission(breaker, rate, tokens=20), Admission(breaker, rate, tokens=20, waits=True)
+    assert isinstance(elsewhere.peek(5), CircuitOpen)
+    with pytest.raises(CircuitOpen, match="slow start, one call at once"):
+        elsewhere.take(5)
+    assert here.peek(5) is None
+    assert here.take(5) == 5 + LOOK
+    assert rate is None or rate.snapshot(5).tokens == 60  # nothing was taken
+    first.permit.success(5)
+    assert ticket(here, 5).permit.role == "normal"
+
+
+def test_who_waits_does_not_wait_for_a_breaker_that_is_open() -> None:
+    with pytest.raises(CircuitOpen):
+        Admission(opened(), waits=True).take(4)
+    assert isinstance(Admission(opened(), waits=True).peek(4), CircuitOpen)

@@ -32,63 +32,86 @@ def said(request: ChatRequest) -> list[str]:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> ChatRequest:
-    """Any mixture of roles; results follow their calls, at once or late; ids are used again, as real servers do."""
+    """Any mixture of roles and of equal messages; a message may make several calls; results follow their calls, at once
+    or late; ids are used again, as real servers do."""
     messages: list[Message] = []
     pending: list[str] = []
-    for number in range(draw(st.integers(1, 14))):
-        role = draw(st.sampled_from(["system", "user", "user", "assistant", "calls", "tool", "tool"]))
-        text = " ".join([f"m{number}"] * draw(st.integers(1, 6)))
+    for _ in range(draw(st.integers(1, 14))):
+        role = draw(st.sampled_from(["system", "developer", "user", "user", "assistant", "calls", "tool", "tool"]))
+        text = " ".join([draw(st.sampled_from("abc"))] * draw(st.integers(1, 6)))
         if role == "calls":
-            ids = [f"call_{draw(st.integers(0, 2))}"]
+            ids = draw(st.lists(st.sampled_from(["call_0", "call_1", "call_2"]), min_size=1, max_size=3, unique=True))
             pending += ids
             calls = tuple(ToolCall("search", {}, id=one) for one in ids)
             messages.append(say("assistant", text, tool_calls=calls))
-        elif role == "tool":
-            if pending:
-                messages.append(say("tool", text, tool_call_id=pending.pop(0)))
-        else:
+        elif role != "tool":
             messages.append(say(role, text))
-    return ChatRequest(tuple(messages or [say("user", "m0")]))
+        elif pending:
+            messages.append(say("tool", text, tool_call_id=pending.pop(draw(st.integers(0, len(pending) - 1)))))
+    return ChatRequest(tuple(messages or [say("user", "a")]))
 
 
-def pairs(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """Each result with the call that it answers: the last one before it with its id."""
-    asked: dict[str, str] = {}
+def pairs(messages: Sequence[Message]) -> list[tuple[int, int]]:
+    """The place of each result, with that of the call that it answers: the last one before it with its id."""
+    asked: dict[str, int] = {}
     found = []
-    for message in messages:
-        asked.update((call.id, message.content) for call in message.tool_calls)
+    for place, message in enumerate(messages):
+        asked.update((call.id, place) for call in message.tool_calls)
         if message.role == "tool":
-            found.append((asked[message.tool_call_id], message.content))
+            found.append((asked[message.tool_call_id], place))
     return found
 
 
-def last_user(messages: Sequence[Message]) -> Message | None:
-    return next((message for message in reversed(messages) if message.role == "user"), None)
+def kept_of(before: Sequence[Message], after: Sequence[Message]) -> list[int]:
+    """The places of the messages that were kept, which are the same objects in the same order."""
+    places = {id(message): place for place, message in enumerate(before)}
+    assert len(places) == len(before)
+    kept = [places[id(message)] for message in after]
+    assert kept == sorted(kept)
+    return kept
 
 
-@given(conversations(), st.integers(1, 60))
-def test_dropping_the_oldest_never_exceeds_and_never_tears_apart(request: ChatRequest, window: int) -> None:
+def trimmed(request: ChatRequest, window: int) -> list[int] | None:
+    """What is kept of it; `None` if it was refused, with both numbers."""
     guard = ContextGuard(window=1000 * window, reserve=0, overflow=drop_oldest, counter=words)
     try:
         fitted = guard.fit(request, None)
     except ContextOverflow as error:
         assert error.tokens > error.limit == 1000 * window  # noqa: PT017
-        return
-    kept, before = fitted.messages, request.messages
+        return None
     assert words(fitted) <= 1000 * window
-    assert [message for message in before if message in kept] == list(kept)
-    assert [one for one in before if one.role == "system"] == [one for one in kept if one.role == "system"]
-    assert last_user(kept) is last_user(before)
-    gone = {message.content for message in before} - {message.content for message in kept}
-    for call, result in pairs(before):
-        assert (call in gone) == (result in gone)
+    return kept_of(request.messages, fitted.messages)
+
+
+def last_user(messages: Sequence[Message]) -> int:
+    return max((place for place, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
 @given(conversations(), st.integers(1, 60))
-def test_dropping_the_oldest_drops_no_turn_that_had_room(request: ChatRequest, window: int) -> None:
-    guard = ContextGuard(window=1000 * window, reserve=0, overflow=drop_oldest, counter=words)
-    if words(request) <= 1000 * window:
-        assert guard.fit(request, None) is request
+def test_dropping_the_oldest_never_tears_apart_what_belongs_together(request: ChatRequest, window: int) -> None:
+    kept, messages = trimmed(request, window), request.messages
+    if kept is None:
+        return
+    rules = [place for place, message in enumerate(messages) if message.role in ("system", "developer")]
+    assert set(rules) <= set(kept)
+    assert last_user(messages) in {*kept, -1}
+    assert messages[-1].role in ("system", "developer") or len(messages) - 1 in kept
+    for call, result in pairs(messages):
+        assert (call in kept) == (result in kept)
+
+
+@given(conversations())
+def test_as_much_is_kept_as_there_is_room_for_and_all_of_it_where_it_fits(request: ChatRequest) -> None:
+    total = words(request) // 1000
+    kept = {window: trimmed(request, window) for window in range(1, total + 1)}
+    assert kept[total] == list(range(len(request.messages)))
+    for window, here in kept.items():
+        assert here is None or set(here) <= set(kept[min(window + 1, total)] or ())
+        sizes = {
+            tuple(one): sum(len(request.messages[at].content.split()) for at in one) for one in kept.values() if one
+        }
+        fitting = [one for one, size in sizes.items() if size <= window]
+        assert here == (list(max(fitting, key=len)) if fitting else None)
 
 
 def test_the_oldest_turn_goes_first_and_no_more_than_needed() -> None:
@@ -259,3 +282,69 @@ def test_its_repr_names_the_rule() -> None:
         "ContextGuard(window=None, reserve=None, overflow=drop_oldest, counter=estimate)"
     )
     assert "refuse" in repr(ContextGuard(overflow=refuse, counter=words))
+
+
+def test_without_a_word_of_the_users_the_oldest_go_one_by_one() -> None:
+    guard = ContextGuard(reserve=0, overflow=drop_oldest, counter=words)
+    request = ask(*(say("assistant", one) for one in "abc"))
+    assert said(guard.fit(request, 2000)) == ["b", "c"]
+    assert said(guard.fit(request, 1000)) == ["c"]
+
+
+def test_what_the_developer_says_stays() -> None:
+    guard = ContextGuard(reserve=0, overflow=drop_oldest, counter=words)
+    request = ask(say("developer", "d"), "a", say("assistant", "b"), "c")
+    assert said(guard.fit(request, 2000)) == ["d", "c"]
+
+
+def test_a_call_without_an_id_and_its_late_result_stay_together() -> None:
+    calls = (ToolCall("search", {}),)
+    history = [say("assistant", "b", tool_calls=calls), say("assistant", "c"), say("tool", "d"), say("assistant", "e")]
+    guard = ContextGuard(reserve=0, overflow=drop_oldest, counter=words)
+    assert said(guard.fit(ask("a", *history), 5000)) == ["a", "b", "c", "d", "e"]
+    assert said(guard.fit(ask("a", *history), 4000)) == ["a", "e"]
+    other = ask("a", say("assistant", "b", tool_calls=calls), "c", say("assistant", "e"))
+    assert said(guard.fit(other, 2000)) == ["c", "e"]
+
+
+def test_a_result_that_belongs_to_no_call_stays_where_it_is() -> None:
+    guard = ContextGuard(reserve=0, overflow=drop_oldest, counter=words)
+    request = ask("a", "b", say("tool", "c", tool_call_id="gone"), "d")
+    assert said(guard.fit(request, 3000)) == ["b", "c", "d"]
+
+
+def test_what_fits_surely_leaves_the_reserve_free() -> None:
+    assert ContextGuard(reserve=1000).fits_surely(ask(Message("user", "x" * 5000)), 10_000)
+    assert not ContextGuard(reserve=9000).fits_surely(ask(Message("user", "x" * 5000)), 10_000)
+
+
+def test_a_rule_is_told_that_nothing_has_no_tokens() -> None:
+    counts: list[int] = []
+
+    def last(messages: Sequence[Message], room: int, count: Count) -> Sequence[Message]:
+        counts.extend([count([]), count(messages[-1:]), room])
+        return messages[-1:]
+
+    ContextGuard(reserve=0, overflow=last, counter=words).fit(ask("a b", "c"), 1500)
+    assert counts == [0, 1000, 1500]
+
+
+def test_a_refusal_in_full() -> None:
+    with pytest.raises(ContextOverflow) as caught:
+        ContextGuard(reserve=9000, counter=lambda request: 9000).fit(ask(Message("user", "word " * 9000)), 8192)
+    rest = "Shorten it, use a larger window or a smaller reserve, or let ContextGuard(overflow=drop_oldest) leave out"
+    assert str(caught.value) == (
+        "the prompt has 9000 tokens, but the window of 8192 has room for 0: 9000 are kept for the answer."
+        f" {rest} the oldest turns"
+    )
+    with pytest.raises(ContextOverflow, match=r"^the prompt has about 3"):
+        ContextGuard().fit(ask(Message("user", "word " * 3000)), 2048)
+
+
+def test_its_repr_names_what_has_no_name_of_its_own_by_its_kind() -> None:
+    class Rule:
+        def __call__(self, *given: object) -> Sequence[Message]:
+            raise NotImplementedError
+
+    assert repr(ContextGuard(overflow=Rule(), counter=words)).endswith("overflow=Rule, counter=words)")
+    assert repr(ContextGuard(counter=Rule())).endswith("overflow=refuse, counter=Rule)")

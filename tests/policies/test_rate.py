@@ -374,13 +374,14 @@ def test_its_repr_and_its_snapshot_say_what_is_taken() -> None:
     limit = RateLimit(500, 200_000)
     one = taken(limit, 1234, 0)
     assert repr(limit) == "RateLimit(500 requests and 200,000 tokens a minute, 1,234 tokens taken)"
-    assert repr(RateLimit(requests_per_minute=0.5)) == "RateLimit(0.5 requests a minute, 0 tokens taken)"
+    assert repr(RateLimit(requests_per_minute=0.5)) == "RateLimit(0.5 requests a minute)"
     assert repr(one) == "Reservation(1234 tokens, open)"
     one.release()
     assert repr(one) == "Reservation(1234 tokens, over)"
     assert limit.snapshot(0.12).wait == 0
     taken(limit, 10, 1)
     snapshot = limit.snapshot(1.02)
+    assert full_but_for_one() == 0
     assert (snapshot.requests_per_minute, snapshot.tokens_per_minute, snapshot.tokens) == (500, 200_000, 10)
     assert snapshot.wait == pytest.approx(0.1)
 
@@ -389,3 +390,10 @@ def test_a_snapshot_of_a_full_minute_says_when_it_is_over() -> None:
     limit = RateLimit(tokens_per_minute=100)
     taken(limit, 100, 0)
     assert limit.snapshot(20).wait == 40
+
+
+def full_but_for_one() -> float:
+    """Seconds until a small request has room, where one token is left."""
+    limit = RateLimit(tokens_per_minute=10)
+    taken(limit, 9, 0)
+    return limit.snapshot(0).wait

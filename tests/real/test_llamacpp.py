@@ -6,8 +6,19 @@ import math
 
 import pytest
 
-from resilient_llm import AsyncClient, ContextGuard, ContextOverflow, Done, Message, Route, TextDelta
+from resilient_llm import (
+    AsyncClient,
+    ChatRequest,
+    ContextGuard,
+    ContextOverflow,
+    Done,
+    Message,
+    Route,
+    TextDelta,
+    drop_oldest,
+)
 from resilient_llm.errors import AuthFailed
+from resilient_llm.policies.tokens import estimate_request
 
 from .conftest import NARROW
 from .helpers import ENDLESS, get_weather, to_llama
@@ -163,6 +174,32 @@ async def test_a_window_that_is_known_spares_the_server_the_question(llama_narro
     assert [type(one.error) for one in caught.value.attempts] == [ContextOverflow]  # refused here
     assert caught.value.limit == NARROW - 64
     assert (caught.value.tokens or 0) > NARROW
+
+
+async def test_near_the_limit_the_server_counts_what_it_would_count_itself(llama_narrow: Server) -> None:
+    with_tools = {"tools": [get_weather]}
+    async with AsyncClient(to_llama(llama_narrow)) as asked:
+        with pytest.raises(ContextOverflow) as refused:
+            await asked.chat(TOO_LONG, **with_tools)  # by the server, when it was sent
+    near = int(1.05 * estimate_request(ChatRequest((Message("user", TOO_LONG),)))) + 100
+    guarded = Route(to_llama(llama_narrow, profile="llamacpp"), guard=ContextGuard(window=near, reserve=0))
+    async with AsyncClient(guarded) as llm:
+        with pytest.raises(ContextOverflow) as caught:
+            await llm.chat(TOO_LONG, **with_tools)
+    assert caught.value.status is None  # refused here
+    assert caught.value.tokens == refused.value.tokens
+
+
+async def test_a_conversation_that_is_too_long_is_trimmed_to_what_the_server_says(llama_narrow: Server) -> None:
+    history = [
+        Message("system", "You are terse."),
+        *(Message("user", f"{number}: {'word ' * 30}") for number in range(9)),
+    ]
+    route = Route(to_llama(llama_narrow), guard=ContextGuard(reserve=64, overflow=drop_oldest))
+    async with AsyncClient(route) as llm:
+        reply = await llm.chat(history, temperature=0)
+    assert [type(one.error) for one in reply.attempts] == [ContextOverflow, type(None)]
+    assert NARROW / 3 < (reply.usage.input_tokens or 0) <= NARROW - 64
 
 
 async def test_a_wrong_key_is_told_once_and_never_shown(llama: Server) -> None:

@@ -76,3 +76,48 @@ def real_texts() -> dict[str, str]:
 def pieces(text: str, size: int = 4) -> list[str]:
     """As it comes: a token has about four characters."""
     return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+WORDS = (ROOT / "tests/data/tokens/english_story.txt").read_text(encoding="utf-8").split()
+
+
+def written(chance: random.Random) -> str:
+    """An answer of parts as regular as such things are: rows that differ in little, or for a page in nothing."""
+    return "".join(f"## Part {number}\n\n{chance.choice(PARTS)(chance)}\n\n" for number in range(chance.randint(3, 9)))
+
+
+def _prose(chance: random.Random) -> str:
+    sentences = [" ".join(chance.choices(WORDS, k=chance.randint(4, 20))).capitalize() for _ in range(60)]
+    return ". ".join(chance.choices(sentences, k=chance.randint(5, 80))) + "."
+
+
+def _code(chance: random.Random) -> str:
+    body = f"    value = {chance.choice(WORDS)}({chance.randint(0, 9)})\n    return value\n\n\n"
+    return "```python\n" + "".join(f"def case_{number}():\n{body}" for number in range(chance.randint(5, 200))) + "```"
+
+
+def _records(chance: random.Random) -> str:
+    rows = [f'{{"id": {number}, "name": "", "tags": [], "active": false}}' for number in range(chance.randint(5, 200))]
+    return "[" + chance.choice([",", ",\n  ", ", "]).join(rows) + "]"
+
+
+def _table(chance: random.Random) -> str:
+    few = [chance.choice(WORDS) for _ in range(chance.randint(2, 4))]
+    rows = [" | ".join(chance.choices(few, k=4)) for _ in range(chance.randint(5, 150))]
+    return "| # | a | b | c | d |\n|---|---|---|---|---|\n" + "".join(
+        f"| {at} | {row} |\n" for at, row in enumerate(rows)
+    )
+
+
+def _figures(chance: random.Random) -> str:
+    width = chance.randint(1, 6)
+    return "\n".join(",".join(f"{chance.random():.{width}f}" for _ in range(8)) for _ in range(chance.randint(5, 150)))
+
+
+def _the_same(chance: random.Random) -> str:
+    """Up to what a loop begins with: placeholders, rulers, empty cells, a refrain."""
+    unit = " ".join(chance.choices(WORDS, k=chance.randint(1, 40))) + chance.choice(["\n", "", "-" * 30, " | "])
+    return unit * (chance.randint(500, 3900) // len(unit))
+
+
+PARTS = (_prose, _code, _records, _table, _figures, _the_same)

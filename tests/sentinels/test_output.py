@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from resilient_llm import ChatRequest, ConfigError, Message
 from resilient_llm.errors import OutputInvalid
 from resilient_llm.sentinels import EVERY, Lookout, OutputSentinel
 
-from .answers import GOOD, LOOPS, pieces, real_texts
+from .answers import GOOD, LOOPS, pieces, real_texts, written
 
 PLAIN = ChatRequest((Message("user", "hi"),))
 TYPED = ChatRequest((Message("user", "hi"),), schema={"type": "object"})
@@ -33,6 +36,12 @@ def test_what_only_looks_like_a_loop_is_not_cut(name: str, size: int) -> None:
     texts = pieces(BEGINNING + GOOD[name], size)
     assert cut_after(texts, OutputSentinel().lookout(PLAIN, None)) is None
     assert cut_after(texts, OutputSentinel().lookout(TYPED, None)) is None
+
+
+@given(st.integers(0, 10**9), st.integers(1, 30), st.booleans())
+def test_no_answer_of_prose_code_json_and_tables_is_cut(seed: int, size: int, thoughts: bool) -> None:
+    texts = pieces(written(random.Random(seed)), size)
+    assert cut_after(texts, OutputSentinel().lookout(TYPED, None), thoughts=thoughts) is None
 
 
 def test_nothing_that_people_wrote_is_cut() -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import anyio
 import pytest
 
 from resilient_llm import AllRoutesFailed, Client, DeadlineExceeded, bind, deadline, local_only
@@ -36,6 +37,22 @@ def test_a_deadline_is_one_for_all_calls_in_its_block() -> None:
             llm.chat("one")
             llm.chat("two")
         assert llm.chat("after it").text == "slow"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_scope_of_the_loop_that_runs_here_ends_a_call_as_in_a_notebook(backend: str) -> None:
+    """That loop stands still during the call: the scope cannot cancel it, so its deadline has to come along."""
+
+    async def cell() -> None:
+        began = time.monotonic()
+        with Client(FakeBackend(hang())) as llm:
+            with pytest.raises(TimeoutError), anyio.fail_after(0.2):
+                llm.chat("hi", timeout=60)
+            with pytest.raises(DeadlineExceeded), anyio.fail_after(60), deadline(0.1):
+                llm.stream("hi").__enter__()
+        assert 0.3 <= time.monotonic() - began < 3
+
+    anyio.run(cell, backend=backend)
 
 
 def test_local_only_keeps_chat_stream_and_embed_inside() -> None:

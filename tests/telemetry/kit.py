@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Any
 
 from opentelemetry import context
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -20,7 +21,27 @@ from resilient_llm.telemetry import _semconv_metrics as metrics
 from resilient_llm.telemetry._semconv import NAMES
 
 METRICS = {metric.name: metric for metric in (*metrics.CONVENTIONS["1.41"], *metrics.METRICS)}
-MODELS = (names.REQUEST_MODEL, names.RESPONSE_MODEL)
+CONTENT = {names.INPUT_MESSAGES, names.OUTPUT_MESSAGES, names.TOOL_DEFINITIONS}
+
+
+class Started(SpanProcessor):
+    """Counts the spans that begin."""
+
+    count = 0
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self.count += 1
+
+
+class Complaints(logging.Handler):
+    """What the SDK says of those who use it wrongly: it swallows a second end, and values that are none."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
 
 
 class Otel:
@@ -28,8 +49,11 @@ class Otel:
 
     def __init__(self, **options: Any) -> None:
         self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
+        self.started, self.complaints = Started(), Complaints()
+        logging.getLogger("opentelemetry").addHandler(self.complaints)
         self.tracer_provider = TracerProvider(shutdown_on_exit=False, **options)
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracer_provider.add_span_processor(self.started)
         self.meter_provider = MeterProvider([self.reader], shutdown_on_exit=False)
 
     def client(self, *routes: Any, **options: Any) -> AsyncClient:
@@ -86,6 +110,7 @@ class Otel:
         }
 
     def close(self) -> None:
+        logging.getLogger("opentelemetry").removeHandler(self.complaints)
         self.tracer_provider.shutdown()
         with contextlib.suppress(Exception):  # it was closed by the test
             self.meter_provider.shutdown()
@@ -107,17 +132,24 @@ def events(span: ReadableSpan) -> list[str]:
     return [event.name.removeprefix("resilient_llm.") for event in span.events]
 
 
-def check(otel: Otel, calls: int | None = None) -> None:
-    """What must hold, whatever happened: each call is one call, with what was tried below it, and nothing too much."""
+def check(otel: Otel, calls: int | None = None, *, content: bool = False) -> None:
+    """What must hold, whatever happened: each call is one call, with what was tried below it, and nothing too much.
+
+    Args:
+        calls: so many there were.
+        content: it was asked for.
+    """
     assert not context.get_current(), "something was left in the context"
     calls = len(otel.calls) if calls is None else calls
     assert len(otel.calls) == calls
-    assert len({span.context.span_id for span in otel.spans}) == len(otel.spans), "a span ended twice"
+    assert otel.complaints.lines == [], "a span ended twice, or was given what is no value"
+    assert otel.started.count == len(otel.spans), "a span has no end"
     attempts = [one for one in otel.spans if not is_call(one)]
     below = {one.context.span_id for one in otel.spans}  # a client within another's attempt has no call of its own
     assert all(one.parent is not None and one.parent.span_id in below for one in attempts)
     for call in otel.calls:
         _check_call(call, otel.attempts(call))
+        assert content or not CONTENT & of(call).keys()
     for attempt in attempts:
         _check_attempt(attempt)
     for name, labels in otel.names().items():
@@ -160,3 +192,4 @@ def _check_attempt(attempt: ReadableSpan) -> None:
         assert "attempt" in NAMES[key].on, key
     assert (attempt.status.status_code is StatusCode.ERROR) == (found[names.ATTEMPT_OUTCOME] == "failed")
     assert (names.ERROR_TYPE in found) == (found[names.ATTEMPT_OUTCOME] in ("failed", "cancelled"))
+    assert not set("?@#") & set(found.get(names.URL, ""))

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 from tests.engine.kit import REAL, Ask
 
 from resilient_llm import AsyncClient, Image, Message, OpenAICompatible, ToolCall, local_only
@@ -15,10 +16,9 @@ from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry._options import CAPTURE
 from resilient_llm.testing import FakeBackend, FakeOpenAI, fail, say, status
 
-from .kit import Otel, check, of
+from .kit import CONTENT, Otel, check, of
 
 pytestmark = pytest.mark.anyio
-CONTENT = {names.INPUT_MESSAGES, names.OUTPUT_MESSAGES, names.TOOL_DEFINITIONS}
 SECRET = "the patient is Ms Miller"
 
 
@@ -71,7 +71,7 @@ async def test_the_messages_have_the_shape_that_stacks_parse(ask: Ask, otel: Ote
     ]
     answer = say("It", " is", reasoning=["think"], tool_calls=[call])
     await ask(otel.client(FakeBackend(answer), telemetry=Telemetry(content=True)), history, tools=[get_weather])
-    check(otel, 1)
+    check(otel, 1, content=True)
     found = of(otel.call)
     wanted = {"type": "tool_call", "id": "call_0", "name": "get_weather", "arguments": {"city": "Paris"}}
     assert json.loads(found[names.INPUT_MESSAGES]) == [
@@ -123,7 +123,9 @@ async def test_a_server_that_repeats_the_prompt_and_the_key_in_its_error_does_no
     otel: Otel, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = "sk-proj-4f9a8b7c6d5e"
-    body = {"error": {"message": f"Incorrect API key provided: {key}", "type": "invalid_request_error"}}
+    body = {
+        "error": {"message": f"Incorrect API key provided: {key}, asked {SECRET!r}", "type": "invalid_request_error"}
+    }
     with FakeOpenAI(status(401, body=body)) as server:
         async with AsyncClient(
             OpenAICompatible("m", base_url=server.url, api_key=key, headers={"X-Secret": "hush"}), **otel.providers
@@ -135,12 +137,22 @@ async def test_a_server_that_repeats_the_prompt_and_the_key_in_its_error_does_no
         assert secret not in told(otel) + caplog.text
 
 
+def test_within_local_only_the_arguments_of_a_tool_are_in_no_trace(otel: Otel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CAPTURE, "SPAN_ONLY")
+    call = ToolCall("look_up", {"patient": SECRET})
+    with execute_tool(call, tracer_provider=otel.tracer_provider):
+        pass
+    with local_only(), execute_tool(call, content=True, tracer_provider=otel.tracer_provider):
+        pass
+    assert [SECRET in (span.to_json() or "") for span in otel.spans] == [True, False]
+
+
 @pytest.mark.parametrize("content", [True, False])
 def test_the_span_of_a_tool(content: bool, otel: Otel) -> None:
     call = ToolCall("get_weather", {"city": "Paris"}, "call_0")
     provider = otel.tracer_provider
-    with execute_tool(call, content=content, tracer_provider=provider):
-        pass
+    with execute_tool(call, content=content, tracer_provider=provider) as span:
+        assert trace.get_current_span() is span, "what the tool does stands below it"
     with pytest.raises(ZeroDivisionError), execute_tool(ToolCall("bad", {}), tracer_provider=provider):
         raise ZeroDivisionError(SECRET)
     good, bad = otel.spans

@@ -62,7 +62,8 @@ async def test_a_server_on_this_machine_is_told_of_the_attempt_and_of_nothing_el
     [
         ("api.openai.com", (), False),
         ("10.0.0.7", (), False),
-        ("vllm.internal", ("vllm.internal",), True),
+        ("vllm.internal", ("other", "VLLM.internal"), True),
+        ("vllm.internal.example.com", ("vllm.internal",), False),
         ("localhost", (), True),
         ("127.1.2.3", (), True),
         ("[::1]", (), True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
 import threading
@@ -139,9 +140,31 @@ def test_where_there_is_only_its_api_nothing_is_traced() -> None:
     assert "resilient_llm.telemetry._spans" not in found
 
 
-def test_a_provider_that_comes_later_is_found() -> None:
-    late = """
+BROKEN = """
+from resilient_llm import Client
+from resilient_llm.testing import FakeBackend
+
+class Broken:
+    def get_tracer(self, *args, **options): raise OSError("the disk is full")
+
+with Client(FakeBackend(), tracer_provider={given}) as llm:
+    print(llm.chat("hi").text, llm.chat("hi").text)
+"""
+
+
+@pytest.mark.parametrize(("variable", "given"), [("no such provider", "None"), ("", "Broken()")])
+def test_a_provider_that_cannot_be_had_is_no_matter_of_a_calls(variable: str, given: str) -> None:
+    environment = {**os.environ, **({"OTEL_PYTHON_TRACER_PROVIDER": variable} if variable else {})}
+    code = [sys.executable, "-c", BROKEN.format(given=given)]
+    done = subprocess.run(code, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "You said: hi You said: hi\n"), done.stderr
+
+
+@pytest.mark.parametrize("before", ["", "import opentelemetry.trace"], ids=["nothing", "the API"])
+def test_a_provider_that_comes_later_is_found(before: str) -> None:
+    late = f"""
 import asyncio
+{before}
 from resilient_llm import AsyncClient
 from resilient_llm.testing import FakeBackend
 llm = AsyncClient(FakeBackend())

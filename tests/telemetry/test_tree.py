@@ -8,9 +8,21 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.engine.kit import Ask, error_of, unlimited
+from tests.engine.kit import REAL, Ask, error_of, unlimited
 
-from resilient_llm import AsyncClient, Bulkhead, CircuitBreaker, ContextGuard, Message, Retry, Route, Usage, drop_oldest
+from resilient_llm import (
+    AsyncClient,
+    Bulkhead,
+    CircuitBreaker,
+    ContextGuard,
+    Message,
+    Ollama,
+    OpenAICompatible,
+    Retry,
+    Route,
+    Usage,
+    drop_oldest,
+)
 from resilient_llm.errors import (
     AuthFailed,
     ConnectFailed,
@@ -19,7 +31,7 @@ from resilient_llm.errors import (
     ServerError,
 )
 from resilient_llm.telemetry import _semconv as names
-from resilient_llm.testing import FakeBackend, cut, fail, hang, say, stall
+from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, cut, fail, hang, say, stall
 
 from .kit import Otel, check, events, of, seconds
 
@@ -63,6 +75,21 @@ async def test_a_call_that_succeeds_at_once(ask: Ask, otel: Otel) -> None:
     }  # fmt: skip
     assert seconds(otel.call) == pytest.approx(3.0)
     assert events(attempt) == ["stream.first_chunk"]
+
+
+async def test_parameters_that_have_no_argument_are_told_too(ask: Ask, otel: Otel) -> None:
+    given = {"top_p": 0.9, "top_k": 40, "frequency_penalty": 0.1, "presence_penalty": 0.2, "n": 2, "other": 1}
+    await ask(otel.client(FakeBackend()), extra=given)
+    check(otel, 1)
+    found = of(otel.call)
+    keys = [names.TOP_P, names.TOP_K, names.FREQUENCY, names.PRESENCE, names.CHOICES]
+    assert [found[key] for key in keys] == [0.9, 40, 0.1, 0.2, 2]
+
+
+async def test_a_typed_answer_says_so(otel: Otel) -> None:
+    assert (await otel.client(FakeBackend(say("7"))).parse("How many?", int)).output == 7
+    check(otel, 1)
+    assert of(otel.call)[names.OUTPUT_TYPE] == "json"
 
 
 async def test_after_a_fallback_the_call_is_the_one_that_served(ask: Ask, otel: Otel) -> None:
@@ -184,8 +211,30 @@ async def test_a_stream_that_breaks_and_begins_anew(otel: Otel) -> None:
             pass
     check(otel, 1)
     assert of(otel.call)[names.DEGRADED] == ("restarted",)
-    assert "stream.restarted" in events(otel.call)
+    (restarted,) = (event for event in otel.call.events if event.name == names.RESTARTED.name)
+    assert dict(restarted.attributes or {}) == {names.ERROR_TYPE: "stream_interrupted"}
     assert of(otel.attempts()[0])[names.ERROR_TYPE] == "stream_interrupted"
+
+
+@REAL
+async def test_the_call_says_what_exactly_answered(ask: Ask, otel: Otel) -> None:
+    with FakeOllama(say("a")) as server:
+        async with AsyncClient(Ollama("llama3.2", base_url=server.url), **otel.providers) as llm:
+            await ask(llm)
+            local = await llm.chat("hi")
+    with FakeOpenAI(say("a")) as server:
+        async with AsyncClient(OpenAICompatible("m", base_url=server.url), **otel.providers) as llm:
+            hosted = await llm.chat("hi")
+    check(otel, 3)
+    first, second, third = (of(call) for call in otel.calls)
+    served = local.served_by
+    assert None not in (served.digest, served.quantization, served.window)
+    for found in (first, second):
+        assert (found[names.DIGEST], found[names.QUANTIZATION]) == (served.digest, served.quantization)
+        assert found[names.WINDOW] == served.window
+        assert names.RESPONSE_ID not in found
+    assert hosted.served_by.fingerprint == "fp_fake"
+    assert (third[names.FINGERPRINT], third[names.RESPONSE_ID]) == ("fp_fake", "chatcmpl-1")
 
 
 async def test_an_embedding_in_parts_is_one_call(otel: Otel) -> None:
@@ -194,6 +243,12 @@ async def test_an_embedding_in_parts_is_one_call(otel: Otel) -> None:
     found = of(otel.call)
     assert (otel.call.name, found[names.ATTEMPTS], found[names.OUTCOME]) == ("embeddings e", 2, "success")
     assert (found[names.INPUT_TOKENS], found[names.DIMENSIONS]) == (10, 8)
+    assert events(otel.call) == []
+
+
+async def test_what_broke_before_anything_was_handed_over_is_no_restart(otel: Otel) -> None:
+    await otel.client(*two(cut("half"), retry=ONCE)).chat("hi")
+    assert events(otel.call) == ["fallback"]
 
 
 async def test_a_call_that_is_tried_without_end_does_not_fill_its_span(otel: Otel) -> None:

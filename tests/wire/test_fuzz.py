@@ -191,11 +191,11 @@ def chosen(codec: Codec) -> list[str]:
     ]
 
 
-def rounds(share: float) -> Any:
-    """Seeds from 0 on, for as long as there is time."""
+def rounds(share: float, least: int = 0) -> Any:
+    """Seeds from 0 on, for as long as there is time, and so many in any case."""
     end = time.monotonic() + SECONDS * share
     seed = 0
-    while time.monotonic() < end:
+    while seed < least or time.monotonic() < end:
         yield seed, random.Random(seed)
         seed += 1
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from resilient_llm._errors import UnsupportedParameter
 from resilient_llm._types import ChatRequest, Image, Message, Tool, ToolCall
-from resilient_llm.dialects import Profile, profile_for
+from resilient_llm.dialects import PROFILES, Profile, profile_for
 from resilient_llm.testing._ollama_checks import refusal, refused_option
 from resilient_llm.testing._openai_rules import refusal_of, rules_of
 from resilient_llm.testing._script import Call
@@ -27,6 +27,8 @@ SERVERS = [
     ("openai", "gpt-4o", r"call_[a-zA-Z0-9]{24}"),
     ("openai", "gpt-5-mini", r"call_[a-zA-Z0-9]{24}"),
     ("openai", "o1-mini", r"call_[a-zA-Z0-9]{24}"),
+    ("azure", "gpt-4.1", r"call_[a-zA-Z0-9]{24}"),
+    ("azure", "mistral-large-3", r"[a-zA-Z0-9]{9}"),
     ("mistral", "mistral-large-latest", r"[a-zA-Z0-9]{9}"),
     ("groq", "llama-3.3-70b", r"call_[a-z0-9]{4}"),
     ("groq", "qwen/qwen3-32b", r"[a-z0-9]{9}"),
@@ -35,7 +37,11 @@ SERVERS = [
     ("openrouter", "anthropic/claude-sonnet-5", r"toolu_[a-zA-Z0-9]{24}|call_[0-9]{1,3}"),
     ("gemini", "gemini-2.5-flash", r"|function-call-[0-9]{19}|[a-f0-9+/=]{120}"),
     ("anthropic", "claude-haiku-4-5", r"toolu_01[a-zA-Z0-9]{22}"),
+    ("litellm", "claude", r"toolu_[a-zA-Z0-9]{24}|call_[0-9]{1,3}"),
+    ("zai", "glm-5.2", r"call_-[0-9]{19}"),
+    ("dashscope", "qwen3-max", r"|call_[a-f0-9]{22}"),
     ("vllm", "qwen3", r"chatcmpl-tool-[a-f0-9]{32}"),
+    ("sglang", "qwen3", r"call_[a-f0-9]{24}"),
     ("vllm", "mistral-small", r"[a-zA-Z0-9]{9}"),
     ("llamacpp", "gemma-3-4b", r"|[a-zA-Z0-9]{32}"),
     ("tgi", "llama", r"0|1"),
@@ -100,7 +106,7 @@ def written(messages: Sequence[Message], server: str, model: str) -> dict[str, A
 
 
 @pytest.mark.parametrize(("server", "model", "ids"), [*SERVERS, OLLAMA])
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.data())
 def test_any_history_of_one_server_is_accepted_by_every_other(
     server: str, model: str, ids: str, data: st.DataObject
@@ -124,6 +130,10 @@ def test_any_history_of_one_server_is_accepted_by_every_other(
         assert whole.count('"image_url": {') == pictures
 
 
+def test_every_dialect_that_is_known_is_among_them() -> None:
+    assert {one for servers, _, _ in PROFILES for one in servers.split("|")} == {server for server, _ in TARGETS}
+
+
 @pytest.mark.parametrize(("server", "model", "ids"), SERVERS)
 def test_what_a_server_wrote_itself_goes_back_as_it_was(server: str, model: str, ids: str) -> None:
     calls = tuple(ToolCall("get_weather", {"x": at}, one) for at, one in enumerate(example_ids(ids)))
@@ -142,6 +152,7 @@ def example_ids(ids: str) -> list[str]:
         *(f"call_{letter * 24}" for letter in "ab"), "abcdefgh1", "123456789", "call_ab1c", "call_1d2e",
         *(f"call_00_{letter * 24}" for letter in "ab"), "get_weather:0", "get_weather:1",
         *(f"toolu_{letter * 24}" for letter in "ab"), *(f"function-call-{digit * 19}" for digit in "12"),
+        *(f"call_-{digit * 19}" for digit in "12"), *(f"call_{letter * 22}" for letter in "ab"),
         *(f"toolu_01{letter * 22}" for letter in "ab"), *(f"chatcmpl-tool-{letter * 32}" for letter in "ab"),
         *(letter * 32 for letter in "ab"), "0", "1", "12345678a", "23456789b", "987654321",
     ]  # fmt: skip

@@ -36,6 +36,15 @@ def openai_object(arguments: str, name: str = "f", id: str = "call_a") -> list[W
     return [*decoder.feed(b"data: " + body.encode() + b"\n\n"), *decoder.close()]
 
 
+def openai_whole(arguments: str) -> list[WireEvent]:
+    """The same in an answer in one piece."""
+    head = {"index": 0, "id": "call_a", "function": {"name": "f", "arguments": 5}}
+    answer = {"model": "m", "choices": [{"message": {"tool_calls": [head]}, "finish_reason": "tool_calls"}]}
+    decoder = OpenAICodec("m").decoder(REQUEST, stream=False)
+    body = json.dumps(answer).replace('"arguments": 5', f'"arguments": {arguments}')
+    return [*decoder.feed(body.encode()), *decoder.close()]
+
+
 def ollama(arguments: str, name: str = "f", id: str = "call_a") -> list[WireEvent]:
     """The same on Ollama's own API."""
     call = json.dumps({"id": id, "function": {"name": name, "arguments": 5}}).replace(": 5", f": {arguments}")
@@ -55,16 +64,18 @@ def test_a_number_that_no_json_can_say_is_no_argument(way: Way, number: str, pla
         way(place.format(number))
 
 
+@pytest.mark.parametrize("way", [*WAYS, openai_whole])
 @pytest.mark.parametrize(
     "arguments", ['{"path": "a", "path": "b"}', '{"a": [{"x": 1, "x": 1}]}', '{"a": 1, "\\u0061": 2}']
 )
-def test_a_key_that_stands_twice_is_no_argument(arguments: str) -> None:
+def test_a_key_that_stands_twice_is_no_argument(way: Way, arguments: str) -> None:
     with pytest.raises(e.OutputInvalid):
-        openai(arguments)
+        way(arguments)
 
 
-def test_the_same_key_in_two_objects_is_one_meaning() -> None:
-    call, _ = openai('{"a": {"x": 1}, "b": {"x": 1}}')
+@pytest.mark.parametrize("way", [*WAYS, openai_whole])
+def test_the_same_key_in_two_objects_is_one_meaning(way: Way) -> None:
+    call, _ = way('{"a": {"x": 1}, "b": {"x": 1}}')
     assert call == ToolCall("f", {"a": {"x": 1}, "b": {"x": 1}}, "call_a")
 
 

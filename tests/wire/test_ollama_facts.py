@@ -32,7 +32,7 @@ def ps(**entry: Any) -> Model:
 
 def test_a_real_show_is_read() -> None:
     able = frozenset({"completion", "tools", "thinking"})
-    assert parse_show(recorded("ollama_show.json")) == Show(None, 2048, 64, able, "unknown", None)
+    assert parse_show(recorded("ollama_show.json")) == Show(None, 2048, able, "unknown", None)
 
 
 def test_a_real_ps_is_read() -> None:

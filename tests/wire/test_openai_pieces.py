@@ -64,6 +64,8 @@ def test_an_answer_does_not_die_of_its_usage(usage: object) -> None:
         ([call(index=0, id="a", name="f", arguments=""), call(index=0, arguments='{"x"'), call(index=0, arguments=":1}")], [("f", {"x": 1}, "a")]),
         ([call(id="a", name="f", arguments='{"x":1}')], [("f", {"x": 1}, "a")]),
         ([call(index=0, id="a", name="f", arguments="{}"), call(index=0, id="b", name="g", arguments="{}")], [("f", {}, "a"), ("g", {}, "b")]),
+        ([call(index=0, name="f", arguments=""), call(index=0, id="b", name="g", arguments="{}")], [("f", {}, "call_0"), ("g", {}, "b")]),
+        ([call(index=0, name="f", arguments=""), call(index=0, id="b", name="f", arguments="{}")], [("f", {}, "b")]),
         ([call(index=1, id="a", name="f", arguments="{"), call(index=1, arguments="}")], [("f", {}, "a")]),
         ([call(index=0, id="a", name="f", arguments="{"), call(index=0, id="", arguments="}")], [("f", {}, "a")]),
         ([call(index=0, id="a", name="f", arguments="{"), call(index=0, id="a", name="f", arguments="}")], [("f", {}, "a")]),

@@ -183,6 +183,9 @@ def test_embeddings_name_no_format() -> None:
     assert body(EmbedRequest(("a", "b"))) == {"model": "m", "input": ["a", "b"]}
 
 
-def test_what_has_no_json_form_is_a_config_error() -> None:
-    with pytest.raises(ConfigError):
+def test_what_has_no_json_form_is_a_config_error_that_names_the_field() -> None:
+    with pytest.raises(ConfigError, match=r"^x: .* cannot be written as JSON: .*<class 'object'>"):
         body(ChatRequest(HI, extra={"x": object()}))
+    with pytest.raises(ConfigError, match=r"^messages: the request cannot be written as JSON") as caught:
+        body(ChatRequest((Message("user", "sesame \ud800"),)))
+    assert "sesame" not in str(caught.value)

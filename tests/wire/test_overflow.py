@@ -7,11 +7,13 @@ The texts are those of the servers' code and of their users' reports, with neutr
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 
 from resilient_llm import _errors as e
+from resilient_llm.wire import _overflow
 from resilient_llm.wire._overflow import is_overflow, sizes
 from resilient_llm.wire.openai import OpenAICodec
 
@@ -56,6 +58,7 @@ POSITIVES: list[tuple[str, int | None, int | None]] = [
     ("The input (5000 tokens) is longer than the model's context length (4096 tokens).", 5000, 4096),
     ("Requested token count exceeds the model's maximum context length of 64000 tokens. You requested a total of 71897 tokens: 7897 tokens from the input messages and 64000 tokens for the completion. Please reduce the number of tokens in the input messages or the completion to fit within the limit.", 7897, 64000),
     ("Input length (9000 tokens) exceeds the maximum allowed length (8192 tokens). Use a shorter input or enable --allow-auto-truncate.", 9000, 8192),
+    ("Request prompt exceeds the KV memory budget: input_len=9000", 9000, None),
     ("Input length (265330) exceeds model's maximum context length (262144).", 265330, 262144),
     ("Input length 131393 exceeds the maximum allowed input length of 131040 tokens.", 131393, 131040),  # Poolside's
     # llama.cpp and what is made of it
@@ -125,7 +128,21 @@ NEGATIVES = [
     "token limit exceeded",
     "Token limit reached",
     "Maximum tokens reached",
+    # The same, in words that would else be an overflow: one for each veto, made up after those above
+    "Rate limit of the organization: reduce the length of the messages.",
+    "You sent 41000 of 40000 tokens per minute; reduce the length of the prompt.",
+    "You sent 41000 of 40000 tokens per day; reduce the length of the prompt.",
+    "You sent 41000 of 40000 tokens per hour; reduce the length of the prompt.",
+    "TPM of this key is used up, reduce the length of the input.",
+    "Throttled: input tokens exceed the configured limit of 40000 tokens.",
+    "Quota of the free tier: prompt token count of 70000 exceeds the limit of 64000",
+    "Too many requests share this context window: context size has been exceeded.",
+    "The context window is full of other requests, try again in 20s.",
+    "The context window is full of other requests, please wait.",
+    "The maximum context length is temporarily 4096 tokens.",
     # Caps on the answer, not on the prompt
+    "max_tokens must be less than or equal to 4096, the model's context length less the prompt",
+    "8192 is the maximum value for max_tokens; 100000 is larger than the context window",
     "`max_completion_tokens` must be less than or equal to `40960`, the maximum value for `max_completion_tokens` is less than the `context_window` for this model",
     "max_tokens is too large: 100000. This model supports at most 16384 completion tokens, whereas you provided 100000.",
     "max_tokens: 100000 > 8192, which is the maximum allowed number of output tokens for this model",
@@ -195,6 +212,18 @@ def test_what_only_talks_of_tokens_and_limits_is_not_taken_for_it(text: str) -> 
 def test_the_lists_are_as_long_as_they_should_be_and_hold_nothing_twice() -> None:
     assert len(NEGATIVES) == len(set(NEGATIVES)) >= 60
     assert len(POSITIVES) == len({text for text, _, _ in POSITIVES}) >= 50
+
+
+@pytest.mark.parametrize("veto", _overflow._VETO.split("|"))
+def test_every_veto_is_needed(veto: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [one for one in _overflow._VETO.split("|") if one != veto]
+    monkeypatch.setattr(_overflow, "_VETO", "|".join(others))
+    assert any(is_overflow(text) for text in NEGATIVES)
+
+
+@pytest.mark.parametrize("wording", re.split(r"\n +\| ", re.sub(r" +#.*", "", _overflow._WORDS)))
+def test_every_wording_is_somebodys(wording: str) -> None:
+    assert any(re.search(wording, text, re.IGNORECASE | re.VERBOSE | re.DOTALL) for text, _, _ in POSITIVES)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 500, 502])

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from resilient_llm._errors import AuthFailed, UnsupportedParameter
-from resilient_llm._types import ChatRequest, Message, Reasoning, Tool
+from resilient_llm._errors import AuthFailed, ConfigError, UnsupportedParameter
+from resilient_llm._types import ChatRequest, Message, Reasoning, Tool, ToolCall
 from resilient_llm.dialects import PROFILES, Profile, profile_for
 from resilient_llm.testing._openai_rules import RULES, refusal_of, rules_of
 from resilient_llm.wire._ollama_request import settings_from
@@ -43,6 +43,7 @@ STRICT = [
     ("azure", "gpt-4.1"), ("mistral", "mistral-medium"), ("groq", "qwen/qwen3-32b"), ("groq", "openai/gpt-oss-20b"),
     ("groq", "llama-3.3-70b"), ("deepseek", "deepseek-chat"), ("moonshot", "kimi-k2.6"), ("gemini", "gemini-2.5-pro"),
     ("anthropic", "claude-sonnet-5"), ("openrouter", "x/y"), ("vllm", "qwen3"), ("tgi", "llama"), ("llamacpp", "q"),
+    ("azure", "mistral-large-3"), ("zai", "glm-5.2"), ("dashscope", "qwen3-max"), ("litellm", "m"), ("sglang", "qwen3"),
 ]  # fmt: skip
 
 
@@ -55,9 +56,9 @@ def test_whatever_a_caller_asks_for_the_server_takes_what_it_is_sent(server: str
         assert refusal_of(body(server, model, **asked), rules) is None, asked
 
 
-def test_every_strict_server_has_a_row_in_the_table_or_speaks_as_most_do() -> None:
+def test_every_strict_server_has_a_row_in_the_table_and_every_row_a_strict_server() -> None:
     known = "|".join(providers for providers, _, _ in PROFILES).split("|")
-    assert {one for servers, _, _ in RULES for one in servers.split("|")} <= set(known)
+    assert {one for servers, _, _ in RULES for one in servers.split("|")} == set(known)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,31 @@ def test_a_role_that_is_refused_gives_way() -> None:
     assert chat_body(request, "m", after, stream=False)["messages"][0]["role"] == "system"
 
 
+@pytest.mark.parametrize(
+    ("server", "field", "message"),
+    [
+        ("openai", "name", Message("user", "hi", name="ann")),
+        ("deepseek", "reasoning_content", Message("assistant", "hi", reasoning="hm", tool_calls=(ToolCall("f", {}),))),
+    ],
+)
+def test_a_field_of_a_message_that_is_refused_is_left_out(server: str, field: str, message: Message) -> None:
+    def sent(profile: Profile) -> list[dict[str, Any]]:
+        said = chat_body(ChatRequest((*HI, message)), "m", profile, stream=False)["messages"]
+        return [one for one in said if field in one]
+
+    before = profile_for(server, "m")
+    after = learned(before, f"messages[1].{field}", ChatRequest((*HI, message)))
+    assert after is not None
+    assert (len(sent(before)), len(sent(after))) == (1, 0)
+
+
+def test_tools_are_an_empty_list_where_a_history_with_calls_needs_some() -> None:
+    calls = (Message("assistant", tool_calls=(ToolCall("f", {}, "a"),)), Message("tool", "1", tool_call_id="a"))
+    request = ChatRequest((*HI, *calls))
+    bodies = [chat_body(request, "m", profile_for(server, "m"), stream=False) for server in ("litellm", "openai")]
+    assert [one.get("tools") for one in bodies] == [[], None]
+
+
 @pytest.mark.parametrize("parameter", [None, "", "model", "messages", "messages[0].content", "tools", "stream", "nope"])
 def test_what_a_request_cannot_do_without_is_never_dropped(parameter: str | None) -> None:
     assert learned(Profile(), parameter, ChatRequest(HI, tools=(TOOL,))) is None
@@ -214,3 +240,35 @@ def test_only_a_refused_field_teaches() -> None:
     codec = OpenAICodec("m")
     assert codec.learn(ChatRequest(HI, temperature=1.0), AuthFailed("no")) is False
     assert codec.profile == Profile()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"max_tokens_field": "max_output_tokens"}, "max_tokens_field: 'max_output_tokens' is not one of 'max_tokens'"),
+        ({"system_role": "assistant"}, "system_role: 'assistant' is not one of"),
+        ({"seed_field": "Seed"}, "seed_field: 'Seed' is not one of"),
+        ({"schema": "xml"}, "schema: 'xml' is not one of"),
+        ({"forced": "yes"}, "forced: 'yes' is not one of"),
+        ({"reasoning_echo": "thoughts"}, "reasoning_echo: 'thoughts' is not one of"),
+        ({"tool_ids": "["}, r"tool_ids: '\[' is not a pattern"),
+        ({"tool_ids": None}, "tool_ids: None is not a pattern"),
+        ({"refused": "stop"}, "refused: 'stop' is not a collection of names"),
+        ({"refused": 3}, "refused: 3 is not a collection of names"),
+        ({"lacks": {"smell"}}, r"lacks: \['smell'\] is not among tools, vision, schema"),
+        ({"max_stop": 0}, "max_stop: 0 is not a whole number of 1 or more"),
+        ({"reasoning": {"low": {}}}, "reasoning: fields, or None, are needed for each of none, low, medium, high"),
+        ({"reasoning": None}, "reasoning: "),
+    ],
+)
+def test_a_dialect_without_meaning_is_refused_when_it_is_made(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        Profile(**given)
+    with pytest.raises(ConfigError):
+        replace(profile_for("openai", "o3"), **given)
+
+
+def test_lists_will_do_for_sets() -> None:
+    made = Profile(refused=["stop"], lacks=["tools"])  # type: ignore[arg-type]
+    assert "stop" not in chat_body(ChatRequest(HI, stop=("a",)), "m", made, stream=False)
+    assert made == Profile(refused=frozenset({"stop"}), lacks=frozenset({"tools"}))

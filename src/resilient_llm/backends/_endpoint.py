@@ -50,6 +50,18 @@ class Endpoint:
         return f"Endpoint({self.url})"
 
 
+def checked_names(model: object, name: object, example: str) -> None:
+    """Checks what a backend's model is called there, and here.
+
+    Raises:
+        ConfigError: the model has no name, or a name is no string.
+    """
+    if not isinstance(model, str) or not model.strip() or not model.isprintable():
+        raise ConfigError(f"model: give the name of a model, such as {example!r}")
+    if not isinstance(name, str | None):
+        raise ConfigError(f"name: a string is needed, not {type(name).__name__}")
+
+
 def endpoint(base_url: str, headers: Mapping[str, str], key: str | None) -> Endpoint:
     """Checks an address and the headers to be sent with each request.
 
@@ -81,7 +93,9 @@ def endpoint(base_url: str, headers: Mapping[str, str], key: str | None) -> Endp
         if not isinstance(key, str) or not key.isascii() or not key.isprintable():
             raise ConfigError("api_key: it must be printable ASCII, without line ends")
         lines["Authorization"] = f"Bearer {key}"
-    raw = {name.lower(): _header(name, value) for name, value in (*lines.items(), *headers.items())}
+    if not isinstance(headers, Mapping):
+        raise ConfigError(f"headers: a mapping is needed, not {type(headers).__name__}")
+    raw = {str(name).lower(): _header(name, value) for name, value in (*lines.items(), *headers.items())}
     return Endpoint(parts.scheme, host, port, parts.path.rstrip("/"), tuple(raw.values()))
 
 

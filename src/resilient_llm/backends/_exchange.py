@@ -15,7 +15,7 @@ from resilient_llm._watch import Watch
 from resilient_llm.backends._failures import bare, blotted, classify, cut, hushed, told
 from resilient_llm.backends._inflate import inflater
 from resilient_llm.backends.http import Answer, Transport
-from resilient_llm.wire import Decoder, HTTPCall, WireEvent
+from resilient_llm.wire import Decoder, HTTPCall, ToolPiece, WireEvent
 from resilient_llm.wire._hints import request_id
 
 ERROR_BODY = 64 * 1024  # bytes of an error's body that are read; what matters stands at its beginning
@@ -41,7 +41,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_answer", "_call", "_decoder", "_detached", "_ended", "_error", "_heard", "_inflate", "_iterator",
+        "_answer", "_building", "_call", "_decoder", "_detached", "_ended", "_error", "_heard", "_inflate", "_iterator",
         "_late", "_transport", "_watch", "request_id",
     )  # fmt: skip
 
@@ -50,6 +50,7 @@ class Exchange:
         detached: Detached, heard: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         self._transport, self._call, self._decoder, self._error = transport, call, decoder, error
+        self._building: list[str] = getattr(decoder, "building", [])
         self._watch, self._detached, self._heard = watch, detached, heard
         self._answer: Answer | None = None
         self._iterator: Any = None
@@ -97,6 +98,9 @@ class Exchange:
                     break
                 data = await following()
                 events = decoder.feed(data if inflate is None else inflate(data))
+                if not events and self._building:
+                    events = [ToolPiece("".join(self._building))]
+                    self._building.clear()
             if self._heard is not None:
                 self._tell()
             return events
@@ -239,7 +243,7 @@ async def fetch(
 
 async def _small(answer: Answer, path: str) -> bytes:
     """The body of an answer, read to its end and hung up on."""
-    data = b""
+    data = bytearray()
     pieces = answer.body.__aiter__()
     try:
         inflate = inflater(answer.headers().get("content-encoding", ""))
@@ -250,4 +254,4 @@ async def _small(answer: Answer, path: str) -> bytes:
     finally:
         with anyio.move_on_after(CLOSE_TIME, shield=True):
             await _hang_up(pieces, answer.body)
-    return data
+    return bytes(data)

@@ -7,6 +7,7 @@ and stays what it is; from a user's `http_client` it may be his, and becomes a f
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterable
@@ -36,6 +37,13 @@ def _busy_pool(text: str, _: str) -> LLMError:
     return Overloaded(f"the http_client's own pool is full: {text}", fault="nobody")
 
 
+def _unconnected(text: str, at: str) -> LLMError:
+    if "CERTIFICATE_VERIFY_FAILED" not in text:
+        return ConnectFailed(f"no connection to {at}: {text}")
+    own = "an authority of your own goes into SSL_CERT_FILE, or into an http_client"
+    return ConnectFailed(f"no connection to {at}: {text} ({own})", retryable=False)  # it is the same a second later
+
+
 def _protocol(text: str, _: str) -> LLMError:
     """The peer went away, or what it sent is not HTTP; the library has one class for both."""
     if "disconnected" in text or "peer closed" in text:
@@ -45,7 +53,7 @@ def _protocol(text: str, _: str) -> LLMError:
 
 BEFORE: dict[str, Made] = {
     "ConnectTimeout": lambda *_: ConnectTimeout("no connection within the http_client's own limit"),
-    "ConnectError": lambda text, at: ConnectFailed(f"no connection to {at}: {text}"),
+    "ConnectError": _unconnected,
     "PoolTimeout": _busy_pool,
     "ReadTimeout": lambda *_: FirstTokenTimeout("no answer within the http_client's own limit"),
     "RemoteProtocolError": _protocol,
@@ -86,7 +94,7 @@ def classify(error: Exception, origin: str, *, begun: bool, theirs: bool = False
     table = DURING if begun else BEFORE
     for kind in type(error).__mro__:
         if kind.__name__ in table:
-            made = table[kind.__name__](str(error) or type(error).__name__, origin)
+            made = table[kind.__name__](_text(error), origin)
             made.__cause__ = cut(error)
             return made
     if isinstance(error, RuntimeError) and "client has been closed" in str(error):
@@ -96,6 +104,18 @@ def classify(error: Exception, origin: str, *, begun: bool, theirs: bool = False
         failed.__cause__ = cut(error)
         return failed
     return None
+
+
+def _text(error: Exception) -> str:
+    """What it says; where that is only that every address failed (anyio, trio), what the system said of each."""
+    text, one = str(error) or type(error).__name__, error.__cause__ or error.__context__
+    if one is not None and not isinstance(one, OSError):  # httpx wraps what httpcore has wrapped
+        one = one.__cause__ or one.__context__
+    if not isinstance(one, OSError) or one.errno is not None:
+        return text
+    each = one.__cause__.exceptions if isinstance(one.__cause__, BaseExceptionGroup) else [one.__cause__]
+    said = [os.strerror(cause.errno) for cause in each if isinstance(cause, OSError) and cause.errno is not None]
+    return ", ".join(dict.fromkeys(said)) or text
 
 
 def bare(error: E) -> E:

@@ -12,28 +12,30 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import warnings
 import weakref
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import anyio
+
 from resilient_llm._deadline import Clock
 from resilient_llm._detached import Detached, Job, running_loop
-from resilient_llm._errors import UnsupportedParameter
 from resilient_llm._replies import Degraded, Done
 from resilient_llm._types import ChatRequest, EmbedRequest, Request
-from resilient_llm._warnings import OptionWarning
+from resilient_llm._warnings import OptionWarning, warn
 from resilient_llm._watch import Watch, aside
-from resilient_llm.backends._ollama_server import Server, unless_untold
+from resilient_llm.backends._ollama_server import Server
 from resilient_llm.policies.loads import Loads
+from resilient_llm.policies.spill import Spill
+from resilient_llm.policies.truncation import shifted
 from resilient_llm.wire.ollama import Model, same_model
 
 RESIDENT = 60.0  # seconds after its last word that a model is taken to be in memory still; its keep_alive is 5 min
 REFRESH = 30.0  # seconds after which /api/ps is asked anew while the model is in use; nobody waits for it
+LOOK = 1.0  # seconds between two looks whether it has left
 OLD_WINDOW = 2048  # tokens; Ollama's default before 0.10, whose /api/ps does not tell the window
-SPILL = 0.05  # of a model; less on the CPU is within what `/api/ps` rounds
-_COUNTED_TWICE = ((0, 30, 0), (0, 30, 9))  # in these versions /api/ps takes a mapped file for memory of the CPU, too
+UNSEEN = "nothing that /api/ps tells: another `shift` or `num_batch`, a `keep_alive` of 0, a runner that died"
 log = logging.getLogger("resilient_llm")
 
 
@@ -52,6 +54,7 @@ class Memory:
 
     Attributes:
         heard: when it last said something.
+        sure: nothing has happened since that makes it doubtful that it still is in memory.
         held: it was in memory, as it is needed, when that was last known.
         entry: what `/api/ps` last told of it.
         loads: what its loads tell.
@@ -63,17 +66,17 @@ class Memory:
     ) -> None:  # fmt: skip
         self.server, self.detached = server, detached
         self.num_ctx: int | None = options.get("num_ctx")
-        self._pinned_gpu = "num_gpu" in options
+        self.spill = Spill(meant="num_gpu" in options)
         self._keep_alive, self._stays = keep_alive, stays
         self.heard = self.asked = -math.inf
-        self.held = False
+        self.held = self.sure = False
+        self._said = keep_alive is None  # the server knows how long the model is to stay
+        self._leaves = False  # we put it out
         self.entry: Model | None = None
         self.loads = Loads()
         self._told: int | None = None
         self._told_by = "/api/ps"
         self._granted: int | None = None  # the window that our own load got: the server cuts it to what was trained
-        self._gpu = False  # the server has one: it was seen in use
-        self._least_cpu = math.inf
         self._here: weakref.WeakKeyDictionary[Any, _Here] = weakref.WeakKeyDictionary()
 
     @property
@@ -104,38 +107,29 @@ class Memory:
             UnsupportedParameter: there is an image, and the model sees none.
         """
         if type(request) is ChatRequest and any(message.images for message in request.messages):
-            await self._sees(watch)
+            await self.server.sees(watch)
         now = watch.clock()
-        if now - self.heard < RESIDENT:
+        if self.sure and now - self.heard < RESIDENT:
             if now - self.asked > REFRESH:
                 self._refresh(watch)
             return
         watch.enter("load")
         here = self._on_this_loop()
         # A server that does not even say what it holds hangs: to call that a load would be to wait for minutes.
-        if here.loading is not None or await self.resident(watch) is False:
-            embed = isinstance(request, EmbedRequest) if request is not None else await self.only_embeds(watch)
+        there = await self.resident(watch) if here.loading is None else False
+        if there is False or (there and not self._said):
+            embed = isinstance(request, EmbedRequest) if request is not None else await self.server.only_embeds(watch)
             await self.load(embed=embed, watch=watch)
         elif self.server.version is None:
             self._refresh(watch)
         watch.enter("first_token")
 
-    async def _sees(self, watch: Watch) -> None:
-        show = await unless_untold(self.server.show, watch)
-        if show is not None and show.capabilities and "vision" not in show.capabilities:
-            raise UnsupportedParameter(
-                f"{self.server.model} takes no images: it is a model for text, and Ollama would ask it without them",
-                parameter="images",
-                falls_back=True,
-            )
-
-    async def only_embeds(self, watch: Watch) -> bool:
-        """It is a model for embeddings, which does not chat."""
-        abilities = (await self.server.show(watch)).capabilities
-        return "embedding" in abilities and "completion" not in abilities
-
-    async def resident(self, watch: Watch) -> bool | None:
+    async def resident(self, watch: Watch, *, asked: bool = False) -> bool | None:
         """Whether the model is in memory as it is needed; `None` if the server does not say in time.
+
+        Args:
+            watch: of who wants to know.
+            asked: something was asked of the model. What is in memory then is no sign of who put it out before.
 
         With another window than ours Ollama would load it again, within the request that asks. Before 0.10 it does not
         tell the window: then it is asked to load the model, which does nothing if all is as it should be.
@@ -147,34 +141,38 @@ class Memory:
         running = await self.server.running(watch)
         if running is None:
             return None
-        self._gpu = self._gpu or any(one.size_vram for one in running)
+        self.spill.saw(one.size_vram for one in running)
         mine = next((one for one in running if same_model(one.name, self.server.model)), None)
+        if mine is None and asked:
+            return self._gone(None)
         if mine is None:
             others = ", ".join(one.name for one in running)
             return self._gone(f"not in memory, where {others} is" if others else "not in memory, and nothing else is")
-        self._told = mine.context_length or await self._old_window(watch)
-        self._told_by = "/api/ps" if mine.context_length else "/api/show"
+        before, told = self._told, mine.context_length
+        self._told = told or await self._old_window(watch)
+        self._told_by = "/api/ps" if told else "/api/show"
         self.entry = mine
-        if mine.cpu_share is not None:
-            self._least_cpu = min(self._least_cpu, mine.cpu_share)
-        told = mine.context_length
+        self.spill.told(mine.cpu_share)
         if self.num_ctx is None or (told is not None and told in (self.num_ctx, self._granted)):
+            if self.held and before not in (None, self._told):
+                self.loads.why = f"num_ctx: {self._told} instead of {before}"
             self.held = True
             return True
         return self._gone(f"num_ctx: {told} instead of {self.num_ctx}" if told is not None else None)
 
     def _gone(self, why: str | None) -> bool:
-        """It is not there as it is needed. If it was, and its time was not over, someone else put it out."""
-        if self.held and self.asked - self.heard < self._stays:
+        """It is not there as it is needed. If it was, and its time was not over, someone put it out, and not we."""
+        if self.held and not self._leaves and self.asked - self.heard < self._stays:
             self._lost(self.asked, why)
         self.held = False
         return False
 
     def _lost(self, now: float, why: str | None) -> None:
+        self._said = self._keep_alive is None
         if self.loads.lost(now, why):
             log.warning(
                 "%s: loaded over and over again; last found: %s. Other programs there use it with other options, or"
-                " more models than fit", self.server.model, self.loads.why or "loaded by an answer",
+                " more models than fit", self.server.model, self.loads.why or UNSEEN,
             )  # fmt: skip
 
     async def _old_window(self, watch: Watch) -> int:
@@ -198,26 +196,42 @@ class Memory:
         if job.error is not None:
             raise copy.copy(job.error)  # a copy for each waiter: a shared exception would grow all their tracebacks
         if self.num_ctx is not None and self._granted is not None and self._granted < self.num_ctx:
-            warnings.warn(
+            warn(
                 f"num_ctx: {self.server.model} was not trained for {self.num_ctx} tokens; its window is the"
                 f" {self._granted} that Ollama gives it",
                 OptionWarning,
-                stacklevel=2,
             )
 
     async def _bring(self, here: _Here, watch: Watch, *, embed: bool) -> None:
         try:
             async with self.server.switch():
-                began = watch.clock()
+                began, there = watch.clock(), self.held
                 await self.server.load(embed=embed, keep_alive=self._keep_alive, watch=watch)
-                self.loads.add(watch.clock() - began)
+                if not there:  # else it was only told how long to stay
+                    self.loads.add(watch.clock() - began)
             self.held = False
             await self.resident(watch)
             self._granted = self._told
-            self.held = True
+            self.held = self.sure = self._said = True
+            self.heard = watch.clock()
             await self.server.ask_version(watch)
         finally:
             here.loading = None
+
+    async def unload(self, *, embed: bool, watch: Watch, limit: float, gone: float) -> None:
+        """Puts it out of memory, and waits until it is, but for `gone` seconds at most.
+
+        Raises:
+            LLMError: the server did not take that within `limit` seconds.
+        """
+        self._leaves, self.sure = True, False
+        try:
+            await self.server.load(embed=embed, keep_alive=0, watch=watch, limit=limit)
+            end = watch.clock() + gone
+            while await self.resident(watch) is not False and watch.clock() < end:  # noqa: ASYNC110  # nobody tells
+                await anyio.sleep(LOOK)
+        finally:
+            self._leaves = False
 
     def _refresh(self, watch: Watch) -> None:
         """Has the facts told anew; nobody waits for it."""
@@ -229,47 +243,33 @@ class Memory:
     async def _ask(self, here: _Here, watch: Watch) -> None:
         try:
             if await self.resident(watch) is False:
-                self.heard = -math.inf  # the next call has it loaded
+                self.sure = False  # the next call has it loaded
             await self.server.ask_version(watch)
         finally:
             here.asking = None
 
-    def judge(self, clock: Clock, done: Done) -> tuple[Degraded, ...]:
-        """What the figures of an answer say about the model's memory: in what it was less than what was asked for."""
+    def judge(self, clock: Clock, began: float, done: Done) -> tuple[Degraded, ...]:
+        """What the figures of an answer say about the model's memory: in what it was less than what was asked for.
+
+        Args:
+            clock: of the attempt.
+            began: when it began.
+            done: its last event; is told what was found in the model's place.
+        """
         found: list[Degraded] = []
-        if done.load is not None and self.held and self.loads.unexpected(done.load):
-            self._lost(clock(), None)
-            self.heard = -math.inf  # the next call looks what is there, and sees what put it out
+        anew = done.load is not None and self.held and self.loads.unexpected(done.load)
+        if anew:
+            self.sure = False  # the next call looks what is there, and sees what put it out
+            if began > self.loads.lost_at:  # those that waited for one load are one loss
+                self._lost(clock(), None)
+        if anew or self.loads.untold:
+            self.loads.untold, done.cause = False, self.loads.why
             found.append("reloaded")
-        if self.shifted(done):
+        if shifted(done, self.window):
             found.append("context_shifted")
-        if self.spilled:
+        if self.spill.spilled(self.server.version):
             found.append("cpu_spill")
         return tuple(found)
-
-    def shifted(self, done: Done) -> bool:
-        """The answer outgrew the window: the server dropped the middle of the context, the system's words first.
-
-        An answer that ends where the window ends says `length` (`shift: false`, or a server that cannot shift).
-        """
-        window, prompt, answer = self.window, done.usage.input_tokens, done.usage.output_tokens
-        if window is None or prompt is None or answer is None:
-            return False
-        used = prompt + answer
-        return used > window or (used == window and done.finish_reason != "length")
-
-    @property
-    def spilled(self) -> bool:
-        """A part of the model is computed by the CPU that was not told to: by `num_gpu`, or for want of any GPU."""
-        share = self.entry.cpu_share if self.entry is not None else None
-        if share is None or self._pinned_gpu:
-            return False
-        if share == 1:
-            return self._gpu
-        first, fixed = _COUNTED_TWICE
-        if first <= (self.server.version or ()) < fixed:
-            return share > self._least_cpu + SPILL
-        return share > SPILL
 
     def facts(self) -> dict[str, Any]:
         """For `reply.served_by`."""
@@ -282,7 +282,7 @@ class Memory:
         return {
             "in_memory": self.held,
             "window": self.window,
-            "cpu_share": self.entry.cpu_share if self.entry is not None else None,
+            "cpu_share": self.spill.share,
             "loads": self.loads.count,
             "load_budget": self.loads.budget,
             "found_instead": self.loads.why,

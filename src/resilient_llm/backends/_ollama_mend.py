@@ -2,8 +2,8 @@
 
 `/api/ps` and `/api/tags` answer in microseconds while a generation hangs (ollama/ollama#10119), for hours if nobody
 does anything. So one token is asked for, which is the only proof, and then step by step what may help is done, until
-a token comes: wait until our own attempts have ended; unload the model and see it gone; load it; call whoever can
-restart the server.
+a token comes: end our own attempts that are as silent, and wait for those that are not; unload the model and see it
+gone; load it; call whoever can restart the server.
 
 Rules of the file: it begins when a breaker opens because no tokens came, as detached work: no call waits for it. A
 server that is down or says what is wrong is not wedged. What is asked takes the place of a half-open breaker's probe,
@@ -101,15 +101,22 @@ class Mender:
         silence = await self._asked(canary)
         if not isinstance(silence, SILENCE):
             return silence
-        log.warning("%s is wedged: %s; unloading it", self._name, silence.message)
+        self._say("%s is wedged: %s; unloading it", silence.message)
         self._does("waiting", canary, OWN)
+        self._loops.give_up("the model is wedged")
         if not await self._free(canary.clock):
-            log.warning("%s: answers of ours are still coming; it stays in memory", self._name)
+            self._say("%s: answers of ours are still coming; it stays in memory")
             return silence
         if await self._reload(canary) is None:
-            log.warning("%s gives tokens again, after it was loaded anew", self._name)
+            self._say("%s gives tokens again, after it was loaded anew")
             return None
         return await self._call(canary)
+
+    def _say(self, words: str, *more: object) -> None:
+        """To the log, with what it is doing in the fields of the record."""
+        from resilient_llm.telemetry import _semconv as names
+
+        log.warning(words, self._name, *more, extra={names.REQUEST_MODEL: self._name, names.REMEDY: self.step})
 
     async def _asked(self, canary: Canary) -> LLMError | None:
         """What one token is met with; `None` if it comes."""
@@ -138,15 +145,10 @@ class Mender:
         return True
 
     async def _reload(self, canary: Canary) -> LLMError | None:
-        memory, clock = self._memory, canary.clock
-        watch = aside(clock, self._loops.zone)
+        memory, watch = self._memory, aside(canary.clock, self._loops.zone)
         self._does("unloading", canary, TOKEN + GONE)
         try:
-            embed = await memory.only_embeds(watch)
-            await memory.server.load(embed=embed, keep_alive=0, watch=watch, limit=TOKEN)
-            end = clock() + GONE
-            while await memory.resident(watch) is not False and clock() < end:  # noqa: ASYNC110  # nobody tells
-                await anyio.sleep(LOOK)  # the server tells nobody
+            await memory.unload(embed=await memory.server.only_embeds(watch), watch=watch, limit=TOKEN, gone=GONE)
         except LLMError as error:
             log.debug("%s: could not be unloaded: %s", self._name, type(error).__name__)
             return error
@@ -157,7 +159,7 @@ class Mender:
         """The last step: whoever can restart the server."""
         silence = FirstTokenTimeout("the runner is wedged")
         if self._hook is None:
-            log.warning("%s is still wedged; nobody restarts its server: see Ollama(on_wedged=…)", self._name)
+            self._say("%s is still wedged; nobody restarts its server: see Ollama(on_wedged=…)")
             return silence
         self._does("calling on_wedged", canary, LOAD)
         try:
@@ -165,16 +167,16 @@ class Mender:
             if inspect.isawaitable(made):
                 await made
         except Exception as error:  # noqa: BLE001  # somebody else's code
-            log.warning("%s: on_wedged raised %s", self._name, type(error).__name__)
+            self._say("%s: on_wedged raised %s", type(error).__name__)
             return silence
         canary.keep(RESTART + LOAD)
         end = canary.clock() + RESTART
         while canary.clock() < end:
             if await self._asked(canary) is None:
-                log.warning("%s gives tokens again, after on_wedged", self._name)
+                self._say("%s gives tokens again, after on_wedged")
                 return None
             await anyio.sleep(LOOK)
-        log.warning("%s is still wedged after on_wedged", self._name)
+        self._say("%s is still wedged after on_wedged")
         return silence
 
     async def _in_thread(self) -> object:

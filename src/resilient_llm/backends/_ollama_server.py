@@ -1,6 +1,7 @@
 """The small questions that are put to an Ollama, each with a limit of its own, and how long an answer is believed.
 
-Rules of the file: nothing here decides; a question that fails is an `LLMError`, and what may be left unknown is `None`.
+Rules of the file: nothing here knows what is in memory, or loads by itself; a question that fails is an `LLMError`, and
+what may be left unknown is `None`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ import anyio
 
 from resilient_llm._deadline import CEILING
 from resilient_llm._detached import running_loop
-from resilient_llm._errors import ConnectFailed, ConnectTimeout, LLMError, ModelNotFound, NoEligibleRoute
+from resilient_llm._errors import (
+    ConnectFailed,
+    ConnectTimeout,
+    LLMError,
+    ModelNotFound,
+    NoEligibleRoute,
+    UnsupportedParameter,
+)
 from resilient_llm._watch import Watch
 from resilient_llm.backends._exchange import fetch
 from resilient_llm.backends.http import Transport
@@ -69,6 +77,25 @@ class Server:
             self._shown = (now, parse_show(body))
             self._codec.able(self._shown[1].capabilities)
         return self._shown[1]
+
+    async def sees(self, watch: Watch) -> None:
+        """Checks that the model sees images.
+
+        Raises:
+            UnsupportedParameter: it does not.
+        """
+        show = await unless_untold(self.show, watch)
+        if show is not None and show.capabilities and "vision" not in show.capabilities:
+            raise UnsupportedParameter(
+                f"{self.model} takes no images: it is a model for text, and Ollama would ask it without them",
+                parameter="images",
+                falls_back=True,
+            )
+
+    async def only_embeds(self, watch: Watch) -> bool:
+        """It is a model for embeddings, which does not chat."""
+        abilities = (await self.show(watch)).capabilities
+        return "embedding" in abilities and "completion" not in abilities
 
     async def ask_version(self, watch: Watch) -> None:
         """Has `version` told anew, where that is long ago. It stays unknown where nobody says."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
-import warnings
+import sys
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from resilient_llm._errors import ConfigError
-from resilient_llm._warnings import OptionWarning, ReloadWarning
+from resilient_llm._numbers import is_number, shown
+from resilient_llm._warnings import OptionWarning, ReloadWarning, warn
 from resilient_llm.wire._ollama_options import differing, mistyped, unknown
 
 STAYS = 300.0  # seconds that Ollama keeps a model in memory, if nobody says otherwise (OLLAMA_KEEP_ALIVE)
@@ -20,7 +21,13 @@ _PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)"
 
 
 def address(base_url: str | None) -> str:
-    """What Ollama's own client makes of `OLLAMA_HOST`: scheme and port may be missing; `0.0.0.0` is this machine."""
+    """What Ollama's own client makes of `OLLAMA_HOST`: scheme and port may be missing; `0.0.0.0` is this machine.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    if base_url == "" or not isinstance(base_url, str | None):  # empty: a variable that was not set, perhaps
+        raise ConfigError(f"base_url: {shown(base_url)} is not an http:// or https:// address")
     given = base_url or os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434"
     url = given if "://" in given else f"http://{given}"
     try:
@@ -60,14 +67,26 @@ def stays(keep_alive: float | str | None) -> float:
     """
     if keep_alive is None:
         return STAYS
-    if isinstance(keep_alive, (int, float)) and not isinstance(keep_alive, bool) and math.isfinite(keep_alive):
+    if is_number(keep_alive) and abs(keep_alive) <= sys.float_info.max:
         return keep_alive if keep_alive >= 0 else math.inf
     if isinstance(keep_alive, str) and re.fullmatch(rf"[-+]?({_PART})+", keep_alive):
         seconds = sum(float(many) * _UNITS[unit] for many, unit in re.findall(_PART, keep_alive))
         return seconds if keep_alive[0] != "-" else math.inf
-    bare = re.fullmatch(r"[-+]?\d+", str(keep_alive)) and isinstance(keep_alive, str)
+    bare = isinstance(keep_alive, str) and re.fullmatch(r"[-+]?\d+", keep_alive)
     hint = f": it has no unit. For seconds write {keep_alive} without quotes, or '{keep_alive}s'" if bare else ""
-    raise ConfigError(f"keep_alive: {keep_alive!r} is neither seconds nor a duration such as '10m'{hint}")
+    raise ConfigError(f"keep_alive: {shown(keep_alive)} is neither seconds nor a duration such as '10m'{hint}")
+
+
+def checked_switches(think: object, shift: object) -> None:
+    """Checks `think=` and `shift=`.
+
+    Raises:
+        ConfigError: one is none of what it may be.
+    """
+    if not isinstance(think, bool | None) and think not in ("low", "medium", "high", "max"):
+        raise ConfigError(f"think: {shown(think)} is not one of True, False, low, medium, high, max")
+    if not isinstance(shift, bool | None):
+        raise ConfigError(f"shift: {shown(shift)} is not one of True, False, None")
 
 
 def checked_options(options: Mapping[str, Any] | None) -> None:
@@ -82,7 +101,7 @@ def checked_options(options: Mapping[str, Any] | None) -> None:
     if wrong is not None:
         raise ConfigError(wrong)
     for said in unknown(options):
-        warnings.warn(said, OptionWarning, stacklevel=3)
+        warn(said, OptionWarning)
 
 
 def checked_extra(extra: Mapping[str, Any], pinned: Mapping[str, Any], shift: bool | None) -> None:
@@ -96,16 +115,14 @@ def checked_extra(extra: Mapping[str, Any], pinned: Mapping[str, Any], shift: bo
     if "shift" in extra and extra["shift"] != shift:
         differs.append(f"shift: {extra['shift']!r} instead of {shift!r}")
     if differs:
-        warnings.warn(
+        warn(
             f"extra: {', '.join(differs)} makes Ollama load the model anew, for this call and for the next without it."
             " Give it to Ollama(num_ctx=…, options=…, shift=…), or give such calls a route of their own",
             ReloadWarning,
-            stacklevel=2,
         )
     if "keep_alive" in extra:
-        warnings.warn(
+        warn(
             "extra: keep_alive in a call outlasts it and can block every load of the server (ollama/ollama#17408);"
             " give it to Ollama(keep_alive=…), which says it with loads only",
             ReloadWarning,
-            stacklevel=2,
         )

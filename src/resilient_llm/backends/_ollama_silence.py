@@ -51,7 +51,7 @@ class Attempts:
 
     def spoke(self, watch: Watch) -> None:
         """Its first word is here."""
-        self._memory.heard = watch.clock()
+        self._memory.heard, self._memory.sure = watch.clock(), True
         if self.silent.pop(watch, None) is not None:
             self.talking += 1
 
@@ -60,7 +60,7 @@ class Attempts:
         if self.silent.pop(watch, None) is None:
             self.talking -= 1
         if doubt:
-            self._memory.heard = -math.inf
+            self._memory.sure = False
 
     def _needed(self) -> bool:
         self._armed = bool(self.silent)
@@ -86,10 +86,10 @@ class Attempts:
         """Is the model being loaded? Then that is what they wait for: once, or loading for ever would be an excuse."""
         memory, own = self._memory, aside(waiting[0].clock, waiting[0].zone)
         try:
-            if await memory.resident(own) is not False:
+            if await memory.resident(own, asked=True) is not False:
                 return
             self._enter("load", waiting)
-            await memory.load(embed=await memory.only_embeds(own), watch=own)
+            await memory.load(embed=await memory.server.only_embeds(own), watch=own)
         except LLMError:
             pass  # the attempts are told themselves
         self._enter("first_token", waiting)
@@ -154,6 +154,13 @@ class Loops:
         if attempts is None:
             attempts = self._here[loop] = Attempts(self._memory, self._detached)
         return attempts
+
+    def give_up(self, why: str) -> None:
+        """Ends those of the running loop that have had no word yet: they can go elsewhere."""
+        attempts = self._here.get(running_loop())
+        for watch in tuple(attempts.silent) if attempts is not None else ():
+            if watch.phase == "first_token":
+                watch.give_up(why)
 
     @property
     def under_way(self) -> int:

@@ -14,6 +14,7 @@ A backend needs `name` and `open`. The rest is optional; the engine asks once, w
     slots    = None      how many attempts it can serve at once
     async ready(request, watch) -> None    brings the model into memory, before the first token is waited for; with
                                            None for a request it only warms up
+    load_budget = None   seconds that a load of its model may take, by those before; a route with `adapt` keeps to it
     async locate(watch) -> Zone            where the model really runs, asked before anything private is sent
     async models(watch) -> tuple[ModelInfo | str, ...]   what it has
     lacks(request) -> str | None           why it cannot take this request, as far as it knows without asking: then the

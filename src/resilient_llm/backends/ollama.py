@@ -16,11 +16,12 @@ from resilient_llm._canary import Canary
 from resilient_llm._detached import Detached
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._models import ModelInfo, told
+from resilient_llm._numbers import whole
 from resilient_llm._types import ChatRequest, EmbedRequest, Message, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm._zones import zone_of
 from resilient_llm.backends import _ollama_settings as settings
-from resilient_llm.backends._endpoint import endpoint
+from resilient_llm.backends._endpoint import checked_names, endpoint
 from resilient_llm.backends._ollama_memory import Memory
 from resilient_llm.backends._ollama_mend import Mender
 from resilient_llm.backends._ollama_server import Server, unless_untold
@@ -79,12 +80,12 @@ class Ollama:
         http_client: Any = None,
         name: str | None = None,
     ) -> None:
-        if not isinstance(model, str) or not model.strip() or not model.isprintable():
-            raise ConfigError("model: give the name of a model, such as 'llama3.2'")
+        checked_names(model, name, "llama3.2")
+        settings.checked_switches(think, shift)
         if num_ctx is None and isinstance(options, Mapping):
             num_ctx = options.get("num_ctx")
-        if num_ctx is not None and (isinstance(num_ctx, bool) or not isinstance(num_ctx, int) or num_ctx < 4):
-            raise ConfigError(f"num_ctx: {num_ctx!r} is not a whole number of tokens of 4 or more")
+        if num_ctx is not None:
+            whole("num_ctx", num_ctx, 4)
         stays = settings.stays(keep_alive)
         settings.checked_options(options)
         self.model = model
@@ -120,6 +121,11 @@ class Ollama:
         return self._memory.window_by
 
     @property
+    def load_budget(self) -> float | None:
+        """Seconds within which a load should be over: three times the longest of the last five, at least 30."""
+        return self._memory.loads.budget
+
+    @property
     def counts_whole(self) -> bool:
         """Its count of a prompt has what it held in its cache: not before 0.4, and not in 0.30.0 (#2068, #16414)."""
         version = self._server.version
@@ -136,7 +142,7 @@ class Ollama:
             settings.checked_extra(request.extra, self._pinned, self._shift)
         codec, memory = self._codec, self._memory
         call = codec.encode(request, stream=stream)
-        decoder = codec.decoder(request, stream=stream, judge=partial(memory.judge, watch.clock))
+        decoder = codec.decoder(request, stream=stream, judge=partial(memory.judge, watch.clock, watch.clock()))
         return Question(
             self._loops.here(watch), memory, self._transport, codec, call, decoder, watch, self._detached
         )  # fmt: skip
@@ -144,7 +150,7 @@ class Ollama:
     async def _one_token(self, watch: Watch) -> None:
         """Gets one token, or vector, out of the model: the only proof that it works."""
         await self._memory.ready(None, watch)
-        embed = await unless_untold(self._memory.only_embeds, watch)
+        embed = await unless_untold(self._memory.server.only_embeds, watch)
         request: Request = (
             EmbedRequest(("a",)) if embed else ChatRequest((Message(role="user", content="a"),), max_tokens=1)
         )

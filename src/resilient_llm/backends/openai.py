@@ -11,9 +11,10 @@ from typing import Any
 from resilient_llm._detached import Detached
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._models import ModelInfo, best, told
+from resilient_llm._numbers import shown, whole
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
-from resilient_llm.backends._endpoint import Endpoint, endpoint
+from resilient_llm.backends._endpoint import Endpoint, checked_names, endpoint
 from resilient_llm.backends._exchange import Exchange, fetch
 from resilient_llm.backends._user_client import UserTransport
 from resilient_llm.backends.base import Batches
@@ -25,6 +26,8 @@ from resilient_llm.wire._openai_models import ELSEWHERE, kind_of, named, parse_m
 from resilient_llm.wire.openai import OpenAICodec, Profile, profile_for
 
 COUNT_TIME = 1.0  # seconds for counting a prompt; then the estimate has to do
+UNKNOWN = (404, 405, 501)  # the statuses of a server that does not know the question
+_PATHS = ("/chat/completions", "/embeddings")  # that people copy with the rest of the address
 METADATA_TIME = 5.0  # seconds for a metadata call; hosted catalogues are long
 
 
@@ -67,12 +70,18 @@ class OpenAICompatible:
         http_client: Any = None,
         name: str | None = None,
     ) -> None:
-        if not isinstance(model, str) or not model.strip() or not model.isprintable():
-            raise ConfigError("model: give the name of a model, such as 'gpt-5-mini'")
-        if context_window is not None and not context_window > 0:
-            raise ConfigError(f"context_window: {context_window!r} is not a number of tokens above 0")
+        checked_names(model, name, "gpt-5-mini")
+        if context_window is not None:
+            whole("context_window", context_window)
+        if extra is not None and not isinstance(extra, Mapping):
+            raise ConfigError(f"extra: a mapping such as {{'top_k': 20}} is needed, not {type(extra).__name__}")
+        if base_url is not None and not isinstance(base_url, str):
+            raise ConfigError(f"base_url: {shown(base_url)} is not an http:// or https:// address")
         by_environment = base_url is None
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or PROVIDERS["openai"].base_url
+        if base_url is None:
+            base_url = os.environ.get("OPENAI_BASE_URL") or PROVIDERS["openai"].base_url
+        if base_url.rstrip("/").endswith(_PATHS):
+            raise ConfigError(f"base_url: it ends before {_PATHS[0]}, which is added to it")
         known = provider_at(base_url)
         self.provider = name_at(base_url)
         if api_key is None and known is not None and known.key is not None:
@@ -185,7 +194,7 @@ class OpenAICompatible:
             answer = await fetch(root or self._transport, b"POST", asked, self._codec.error, watch, COUNT_TIME)
             return counted_in(answer, how)
         except LLMError as error:
-            self._counts = error.status is None  # it does not know the question; what is only slow is asked again
+            self._counts = error.status not in UNKNOWN  # what is only slow, or busy, is asked again
             return None
         finally:
             if root is not None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 
-from resilient_llm._errors import LLMError
+from resilient_llm._errors import CircuitOpen, LLMError
 from resilient_llm.policies._permits import Permit
 from resilient_llm.policies.breaker import CircuitBreaker
 from resilient_llm.policies.rate import RateLimit, Reservation
+
+LOOK = 0.05  # seconds until it is asked again, while the breaker starts slowly
 
 
 class Ticket:
@@ -45,18 +47,24 @@ class Admission:
         rate: of the route, if it has one.
         tokens: that the attempt may use, prompt and answer together; they matter to the rate limit alone.
         deadline: the instant after which waiting for the rate limit is in vain.
+        waits: in the queue, while a breaker that has closed lets only a few through at once. Otherwise, for whom there
+            is another route, that is a refusal.
     """
 
-    __slots__ = ("_breaker", "_deadline", "_rate", "_tokens")
+    __slots__ = ("_breaker", "_deadline", "_rate", "_tokens", "_waits")
 
     def __init__(
-        self, breaker: CircuitBreaker, rate: RateLimit | None = None, tokens: int = 0, deadline: float = math.inf
-    ) -> None:
+        self, breaker: CircuitBreaker, rate: RateLimit | None = None, tokens: int = 0, deadline: float = math.inf,
+        *, waits: bool = False,
+    ) -> None:  # fmt: skip
         self._breaker, self._rate, self._tokens, self._deadline = breaker, rate, tokens, deadline
+        self._waits = waits
 
     def peek(self, now: float) -> LLMError | None:
         """Why waiting is in vain, or `None`. Takes nothing."""
         refusal = self._breaker.check(now)
+        if refusal is not None and self._only_starts_slowly(now):
+            refusal = None
         if refusal is not None or self._rate is None:
             return refusal
         return self._rate.check(self._tokens, now, self._deadline)
@@ -68,14 +76,32 @@ class Admission:
             LLMError: it may not be made, or there is no room in time; nothing was taken.
         """
         if self._rate is None:
-            return Ticket(self._breaker.admit(now))
+            permit = self._permit(now)
+            return Ticket(permit) if isinstance(permit, Permit) else permit
         if (refusal := self.peek(now)) is not None:
             raise refusal
         room = self._rate.reserve(self._tokens, now)
         if not isinstance(room, Reservation):
             return room
+        ticket = None
         try:
-            return Ticket(self._breaker.admit(now), room)
-        except BaseException:
-            room.release()
+            permit = self._permit(now)
+            if not isinstance(permit, Permit):
+                return permit
+            ticket = Ticket(permit, room)
+            return ticket
+        finally:
+            if ticket is None:
+                room.release()
+
+    def _permit(self, now: float) -> Permit | float:
+        try:
+            return self._breaker.admit(now)
+        except CircuitOpen:
+            if self._only_starts_slowly(now):
+                return now + LOOK
             raise
+
+    def _only_starts_slowly(self, now: float) -> bool:
+        """What the breaker refuses is no more than its turn, and nobody else would take the call."""
+        return self._waits and self._breaker.state(now) == "closed"

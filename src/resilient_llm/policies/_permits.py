@@ -71,19 +71,23 @@ class Permit:
 
     def success(self, now: float) -> None:
         """The server answered."""
-        self._hear((self, now, False, False, None))
+        self._hear((self, now, False, False, None, None))
 
     def failure(self, now: float, *, slow: bool = False, retry_after: float | None = None) -> None:
         """The server failed; `slow` if it did so by giving no token in time, be it the first or a later one."""
-        self._hear((self, now, True, slow, retry_after))
+        self._hear((self, now, True, slow, None, retry_after))
 
-    def slow(self, now: float) -> None:
-        """Someone cut the attempt after 5 s or more without an event: no failure, but two in a row open the breaker."""
-        self._hear((self, now, None, True, None))
+    def slow(self, now: float, *, since: float = -math.inf) -> None:
+        """Someone cut the attempt, and nothing had come since that instant: no failure, but two in a row open it.
+
+        A silence counts from 5 s on. Shorter ones add up, as far as they do not overlap, until the server is heard.
+        """
+        self._hear((self, now, None, False, since, None))
 
     def release(self) -> None:
         """No verdict: it was cancelled, or ended in a way that says nothing about the server."""
-        self._hear((self, 0.0, None, False, None))
+        if not self.settled:  # whoever holds one gives it back, and most had their verdict before
+            self._hear((self, 0.0, None, False, None, None))
 
     def judge(self, error: BaseException | None, now: float) -> None:
         """The verdict that an outcome amounts to. A caller's mistake is a success: the server answered."""
@@ -100,7 +104,8 @@ class Permit:
         return f"Permit({self.role}, generation {self.generation}{', settled' if self.settled else ''})"
 
 
-Verdict = tuple[Permit, float, bool | None, bool, float | None]  # permit, now, failed, slow, retry_after
+# permit, now, failed, slow, since when nothing had come, retry_after
+Verdict = tuple[Permit, float, bool | None, bool, float | None, float | None]
 
 
 class Guarded:

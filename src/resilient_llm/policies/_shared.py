@@ -28,6 +28,7 @@ import tempfile
 
 from resilient_llm._errors import ConfigError
 from resilient_llm._fork import forgets
+from resilient_llm._numbers import shown, whole
 
 try:
     import fcntl
@@ -90,9 +91,8 @@ class SharedSlots:
                 " give each process its own part of the slots instead, such as Bulkhead(slots=1)"
             )
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ConfigError(f"shared: {name!r} is not a name of 1 to 64 letters, digits, '.', '_' and '-'")
-        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
-            raise ConfigError(f"slots: {slots!r} is not a whole number of 1 or more")
+            raise ConfigError(f"shared: {shown(name)} is not a name of 1 to 64 letters, digits, '.', '_' and '-'")
+        whole("slots", slots)
         self.name, self.slots, self.folder = name, slots, _folder()
         self._held: dict[int, Place] = {}  # by descriptor
         self._rng = random.Random()

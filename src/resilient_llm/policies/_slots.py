@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 import anyio
 
 from resilient_llm._deadline import Clock
-from resilient_llm._errors import ConfigError, DeadlineExceeded, LLMError
+from resilient_llm._errors import DeadlineExceeded, LLMError
 from resilient_llm._loops import here
 
 if TYPE_CHECKING:
     from resilient_llm.policies._shared import Place
 
 ABANDONED = 60.0  # seconds without a read, after which a stream gives up its slot to others that wait
+MOST = 1_000_000  # slots; each is a place in memory, and no machine has so many connections
 SHRINK = 0.7  # what is left of the slots after a throttle: gentler than TCP's half, because a 429 comes early
 
 
@@ -204,17 +205,6 @@ class Waiter(Generic[T]):
     def expired(self, now: float) -> DeadlineExceeded:
         """The error for waiting too long."""
         return DeadlineExceeded(f"no free slot within {now - self.began:.3g} s", phase="queue")
-
-
-def whole(**numbers: int | None) -> None:
-    """Checks what is given.
-
-    Raises:
-        ConfigError: a number is not a whole one of 1 or more.
-    """
-    for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name}: {value!r} is not a whole number of 1 or more")
 
 
 class Limit:

@@ -27,12 +27,14 @@ from typing import get_args
 
 from resilient_llm._errors import CircuitOpen, ConfigError
 from resilient_llm._fork import forgets
+from resilient_llm._numbers import finite, shown, whole
 from resilient_llm.policies._permits import BreakerSnapshot, Guarded, Mode, Permit, Role, State, Transition, Verdict
 
 __all__ = ["BreakerSnapshot", "CircuitBreaker", "Permit", "Transition"]
 
 OLDEST = 300.0  # seconds that an outcome counts; one box may make six calls in 30 s, so a shorter time has too few
 SLOW_IN_A_ROW = 2
+SLOW = 5.0  # seconds without an event after which an attempt that someone cuts says something about the server
 LONGEST_HINT = 120.0  # seconds; a Retry-After moves the opening no further
 FULL_SPEED = 8  # calls at once with which the slow start is over
 _SHADOW = -1  # the generation of a permit that only `observe_only` let through: never the current one
@@ -68,16 +70,14 @@ class CircuitBreaker:
     ) -> None:  # fmt: skip
         counts = {"failures": failures, "window": window, "min_calls": min_calls, "successes": successes}
         for name, count in counts.items():
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ConfigError(f"{name}: {count!r} is not a whole number of 1 or more")
+            whole(name, count)
         sizes = {"rate": rate, "cooldown": cooldown, "max_cooldown": max_cooldown, "lease": lease}
         for name, value in sizes.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ConfigError(f"{name}: {value!r} is not a finite number above 0")
+            finite(name, value)
         if rate > 1:
             raise ConfigError(f"rate: {rate!r} is above 1")
         if min_calls > window:
-            raise ConfigError(f"min_calls: {min_calls!r} is more than the window of {window!r} outcomes")
+            raise ConfigError(f"min_calls: {shown(min_calls)} is more than the window of {window} outcomes")
         if cooldown > max_cooldown:
             raise ConfigError(f"cooldown: {cooldown!r} is more than max_cooldown, {max_cooldown!r}")
         self.failures, self.rate, self.window, self.min_calls = failures, rate, window, min_calls
@@ -93,6 +93,8 @@ class CircuitBreaker:
         self._until = self._limit = math.inf
         self._places: list[Permit] = []  # who is in flight, while there is a limit
         self._generation = self._reopened = self._failed = self._row = self._slow = self._good = 0
+        self._silence: float = 0  # seconds of short silences since it was last heard, the last of which ended
+        self._silent_until = -math.inf
         forgets(self)
 
     def after_fork(self) -> None:
@@ -154,7 +156,8 @@ class CircuitBreaker:
         ends = [one.lease for one in self._places if one.lease > now]
         if len(ends) < self._limit:
             return None
-        doing = "a probe is under way" if self._state == "half-open" else f"slow start, {len(ends)} calls at once"
+        at_once = "one call" if len(ends) == 1 else f"{len(ends)} calls"
+        doing = "a probe is under way" if self._state == "half-open" else f"slow start, {at_once} at once"
         return CircuitOpen(f"{self._state}: {doing}", retry_after=min(self.cooldown, min(ends) - now))
 
     def state(self, now: float) -> State:
@@ -175,7 +178,8 @@ class CircuitBreaker:
     def permit(self, clock: Callable[[], float] = time.monotonic) -> Guarded:
         """For use alone: `async with breaker.permit():` or `with breaker.permit():` around one call.
 
-        A normal end is a success, an exception is judged by `Permit.judge`, a cancellation gives no verdict.
+        A normal end is a success, an exception is judged by `Permit.judge`, a cancellation gives no verdict. `clock`
+        gives seconds, and is that of the clients which share the breaker.
 
         Raises:
             CircuitOpen: on entering.
@@ -190,7 +194,7 @@ class CircuitBreaker:
         while self._inbox and self._lock.acquire(blocking=False):
             try:
                 while self._inbox:
-                    self._apply(*self._inbox.popleft())
+                    self._apply(self._inbox.popleft())
             finally:
                 self._lock.release()
         while self._news and not self._lock.locked() and self._telling.acquire(blocking=False):
@@ -206,7 +210,8 @@ class CircuitBreaker:
             except Exception:
                 log.exception("a listener of a circuit breaker failed")
 
-    def _apply(self, permit: Permit, now: float, failed: bool | None, slow: bool, retry_after: float | None) -> None:
+    def _apply(self, verdict: Verdict) -> None:
+        permit, now, failed, slow, since, retry_after = verdict
         if permit.settled:
             return
         permit.settled = True
@@ -216,11 +221,22 @@ class CircuitBreaker:
             self._places.remove(permit)
         if failed is False:
             self._succeeded(now)
-        elif failed or slow:
+        elif failed or (slow := since is not None and self._too_long(since, now)):
             self._suffered(now, bool(failed), slow, retry_after)
 
+    def _too_long(self, since: float, now: float) -> bool:
+        """Whether the silence of an attempt that was cut is slow: by itself, or with those before it.
+
+        Callers in a hurry would otherwise hide a server that hangs, or shut out a healthy one for all the others.
+        """
+        if now - since >= SLOW:
+            return True
+        silence = self._silence + max(0.0, now - max(since, self._silent_until))
+        self._silence, self._silent_until = (silence if silence < SLOW else 0), max(now, self._silent_until)
+        return silence >= SLOW
+
     def _succeeded(self, now: float) -> None:
-        self._row = self._slow = 0
+        self._row = self._slow = self._silence = 0
         if self._state == "half-open":
             self._good += 1
             if self._good >= self.successes:
@@ -234,6 +250,7 @@ class CircuitBreaker:
         self._slow = self._slow + 1 if slow else 0
         self._good = 0
         if failed:
+            self._silence = 0
             self._row += 1
             self._record(now, True)
         reason = self._why_open(failed)
@@ -270,7 +287,7 @@ class CircuitBreaker:
         self._generation += 1
         self._places, self._limit = [], 1.0
         self._outcomes.clear()
-        self._failed = self._row = self._slow = self._good = 0
+        self._failed = self._row = self._slow = self._good = self._silence = 0
 
     def __repr__(self) -> str:
         state = f"open: {self._reason}" if self._state == "open" else self._state

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._fork import forgets
-from resilient_llm.policies._slots import BulkheadSnapshot, Held, Limit, Reader, Slot, Tokens, Waiter, whole
+from resilient_llm._numbers import whole
+from resilient_llm.policies._slots import MOST, BulkheadSnapshot, Held, Limit, Reader, Slot, Tokens, Waiter
 
 if TYPE_CHECKING:
     from resilient_llm.policies._shared import SharedSlots
@@ -52,17 +53,17 @@ class Bulkhead:
             that the kernel frees when one dies (POSIX only). The number is then fixed.
 
     Raises:
-        ConfigError: a number is not whole or below 1, or `max_slots` is below `slots`; or `shared` cannot be had.
+        ConfigError: a number is not a whole one from 1 to 1,000,000; `max_slots` is below `slots`; no `shared` here.
     """
 
     def __init__(self, slots: int | None = None, max_slots: int | None = None, shared: str | None = None) -> None:
-        whole(slots=slots, max_slots=max_slots)
+        for name, number in (("slots", slots), ("max_slots", max_slots)):
+            if number is not None:
+                whole(name, number, most=MOST)
         if slots is not None and max_slots is not None and max_slots < slots:
             raise ConfigError(f"max_slots: {max_slots!r} is below the {slots!r} slots to begin with")
         if shared is not None and max_slots is not None:
-            raise ConfigError(
-                "max_slots: a number that processes share is fixed; leave one of max_slots and shared out"
-            )
+            raise ConfigError("max_slots: a number that processes share is fixed; leave max_slots or shared out")
         self._limit = Limit(0)  # not known yet
         self._shared: SharedSlots | None = None
         if shared is not None:
@@ -70,8 +71,7 @@ class Bulkhead:
 
             self._shared = SharedSlots(shared)
         self._given = slots, max_slots
-        self._tokens = Tokens()
-        self._queue: deque[Waiter[Any]] = deque()
+        self._tokens, self._queue = Tokens(), deque[Waiter[Any]]()
         self._read: set[Slot[Any]] = set()  # slots of streams
         self._lock = threading.Lock()  # for what changes the queue
         self._left = 0  # waiters that have left, roughly
@@ -97,9 +97,9 @@ class Bulkhead:
             max_slots: how far the number may grow, where the user gave neither.
 
         Raises:
-            ConfigError: a number is not whole or below 1.
+            ConfigError: a number is not a whole one from 1 to 1,000,000.
         """
-        whole(slots=slots)
+        whole("slots", slots, most=MOST)
         with self._lock:
             if self._limit.slots:
                 return
@@ -125,13 +125,9 @@ class Bulkhead:
         return granted if isinstance(granted, Slot) else None
 
     async def acquire(
-        self,
-        take: Callable[[float], T | float],
-        peek: Callable[[float], LLMError | None],
-        *,
-        deadline: float,
-        clock: Clock,
-    ) -> Slot[T]:
+        self, take: Callable[[float], T | float], peek: Callable[[float], LLMError | None], *,
+        deadline: float, clock: Clock,
+    ) -> Slot[T]:  # fmt: skip
         """Waits for a slot. Cancelled while it waits, or at the moment of getting one, it holds nothing.
 
         Args:

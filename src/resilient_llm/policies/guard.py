@@ -9,17 +9,22 @@ Rules of the file: a rule proposes, the guard counts again. What a rule leaves t
 
 from __future__ import annotations
 
+import logging
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import index
+from typing import SupportsIndex
 
 from resilient_llm._errors import ConfigError, ContextOverflow
+from resilient_llm._numbers import shown, whole
 from resilient_llm._types import ChatRequest, Message, messages_from
 from resilient_llm.policies.tokens import TokenCounter, estimate_request, fits_surely
 
 ANSWER = 256  # tokens kept for the answer if the call does not say `max_tokens`
 MARGIN = 1.05  # our own count may be 5 % too low; a counter that the user gives is believed
+log = logging.getLogger("resilient_llm")
 Count = Callable[[Sequence[Message]], int]
 Overflow = Callable[[Sequence[Message], int, Count], Sequence[Message]]
 
@@ -79,8 +84,9 @@ class ContextGuard:
             quarter of the window.
         overflow: `refuse`, `drop_oldest`, or a function `(messages, room, count) -> messages` of your own: `room` is
             what the prompt may have, `count(messages)` what it would have. What it returns is counted again.
-        counter: counts a request exactly. Default: an estimate, taken 5 % higher, because it may err. Not asked if
-            the prompt fits even when every byte is a token.
+        counter: counts a request exactly; see `TokenCounter`. Default: an estimate, taken 5 % higher, because it may
+            err. It is called in a thread, not at all if the prompt fits even when every byte is a token, and the
+            estimate decides where it raises.
 
     Raises:
         ConfigError: a number is impossible; the message shows it.
@@ -93,13 +99,13 @@ class ContextGuard:
 
     def __post_init__(self) -> None:
         for name, value, least in (("window", self.window, 1), ("reserve", self.reserve, 0)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ConfigError(f"{name}: {value!r} is not a whole number of {least} or more")
+            if value is not None:
+                whole(name, value, least)
         if self.window is not None and self.reserve is not None and self.reserve >= self.window:
             raise ConfigError(f"reserve: {self.reserve} tokens leave nothing of a window of {self.window}")
         for name, function in (("overflow", self.overflow), ("counter", self.counter)):
-            if function is not None and not callable(function):
-                raise ConfigError(f"{name}: a function is needed, not {type(function).__name__}")
+            if not callable(function) and not (name == "counter" and function is None):
+                raise ConfigError(f"{name}: {shown(function)} is not a function")
 
     def room(self, request: ChatRequest, window: int | None) -> tuple[int, int] | None:
         """Tokens that the prompt may have and those kept for the answer; `None` while nobody knows the window.
@@ -114,6 +120,11 @@ class ContextGuard:
             return None
         reserve = min(request.max_tokens or ANSWER, window // 4) if self.reserve is None else self.reserve
         return window - reserve, reserve
+
+    @property
+    def ours(self) -> bool:
+        """Nothing of it is the user's code."""
+        return self.counter is None and self.overflow in (refuse, drop_oldest)
 
     def fits_surely(self, request: ChatRequest, window: int | None) -> bool:
         """Nothing has to be counted. Cheap."""
@@ -142,7 +153,7 @@ class ContextGuard:
         if space is None:
             return request
         room, reserve = space
-        counter = self.counter or (lambda request: math.ceil(estimate(request) * factor))
+        counter = self._counter(lambda request: math.ceil(estimate(request) * factor))
         if fits_surely(request, room) or counter(request) <= room:
             return request
 
@@ -162,7 +173,39 @@ class ContextGuard:
             limit=max(room, 0),
         )
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Those of the rule and of what counts."""
+        return _name(self.overflow), "estimate" if self.counter is None else _name(self.counter)
+
+    def _counter(self, ours: TokenCounter) -> TokenCounter:
+        """The guard's own, or `ours`: where it has none, and from where its own raises.
+
+        Tokenizers do raise, on what a prompt holds: tiktoken on the text of a special token, unless it is told not to.
+        """
+        theirs = self.counter
+
+        def count(request: ChatRequest) -> int:
+            nonlocal theirs
+            if theirs is None:
+                return ours(request)
+            try:
+                tokens = theirs(request)
+            except Exception as error:  # noqa: BLE001  # somebody else's code: the call need not die of it
+                log.warning("counter: %s raised %s; the estimate decides", _name(theirs), type(error).__name__)
+                theirs = None
+                return ours(request)
+            if isinstance(tokens, bool) or not isinstance(tokens, SupportsIndex) or index(tokens) < 0:
+                shown = tokens if isinstance(tokens, (int, float)) else type(tokens).__name__  # it may be the prompt
+                raise ConfigError(f"counter: {_name(theirs)} gave {shown}, not a whole number of 0 or more")
+            return index(tokens)
+
+        return count
+
     def __repr__(self) -> str:
-        rule = getattr(self.overflow, "__name__", type(self.overflow).__name__)
-        counter = "estimate" if self.counter is None else getattr(self.counter, "__name__", type(self.counter).__name__)
+        rule, counter = self.names
         return f"ContextGuard(window={self.window}, reserve={self.reserve}, overflow={rule}, counter={counter})"
+
+
+def _name(function: object) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))

@@ -1,10 +1,12 @@
 """What the loads of a model tell: how long one takes, and whether it is loaded over and over again.
 
-Rules of the file: time is an argument. What is learned here is shown; it decides only where a route says `adapt=True`.
+Rules of the file: time is an argument. What is learned here is shown; the budget is also the limit of a load where a
+route says `adapt=True`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from statistics import median
 
@@ -19,14 +21,21 @@ COLD_FACTOR = 5.0
 
 
 class Loads:
-    """The loads of one model on one server, as a client saw them."""
+    """The loads of one model on one server, as a client saw them.
 
-    __slots__ = ("_lost", "_told", "_warm", "count", "seconds", "why")
+    Attributes:
+        why: what was found in its place, the last time that it was gone.
+        lost_at: when that was found.
+        untold: no answer has told of it yet.
+    """
+
+    __slots__ = ("_lost", "_told", "_warm", "count", "lost_at", "seconds", "untold", "why")
 
     def __init__(self) -> None:
         self.count = 0
         self.seconds: deque[float] = deque(maxlen=KEPT)
-        self.why: str | None = None  # what was found in its place, the last time that it was gone
+        self.why: str | None = None
+        self.lost_at, self.untold = -math.inf, False
         self._warm: deque[float] = deque(maxlen=WARM)
         self._lost: deque[float] = deque(maxlen=THRASH)
         self._told = False
@@ -38,8 +47,8 @@ class Loads:
 
     @property
     def budget(self) -> float | None:
-        """Seconds within which a load should be over, from the last five; `None` before the first."""
-        return max(FACTOR * max(self.seconds), LEAST) if self.seconds else None
+        """Whole seconds within which a load should be over, from the last five; `None` before the first."""
+        return float(math.ceil(max(FACTOR * max(self.seconds), LEAST))) if self.seconds else None
 
     def unexpected(self, seconds: float) -> bool:
         """Whether a model that was taken to be in memory cannot have been, if the server spent so long on loading it.
@@ -55,6 +64,7 @@ class Loads:
     def lost(self, now: float, why: str | None) -> bool:
         """The model had to be loaded though it was in use. True if that is thrash by now, once for each series."""
         self.why = why or self.why
+        self.lost_at, self.untold = now, True
         self._lost.append(now)
         thrash = self.thrash(now)
         news, self._told = thrash and not self._told, thrash

@@ -4,6 +4,7 @@ Rules:
   1. The order that the user wrote.
   2. A conversation stays on the route that it is on, while that one is not put aside.
   3. A route that was put aside (429, quota, 404) is tried last. One that is alone is always tried.
+  4. While later routes are left, some of the deadline is kept for them: a hang must not starve the next route.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TypeVar
 from resilient_llm._errors import LLMError, ModelNotFound, QuotaExhausted, RateLimited
 
 R = TypeVar("R")
+RESERVE = 5.0  # seconds of the deadline that are kept for later routes, or half of what is left if that is less
 ASIDE = 30.0  # seconds, where the server does not say how long
 _ASIDE_FOR = (RateLimited, QuotaExhausted, ModelNotFound)
 
@@ -30,6 +32,11 @@ def order(routes: Sequence[R], aside: Callable[[R], bool], stays: R | None = Non
     if len(routes) < 2:
         return list(routes)
     return sorted(routes, key=lambda route: (aside(route), route is not stays))
+
+
+def reserve(left: float) -> float:
+    """Of these seconds until the first token must be there, how many are kept for later routes."""
+    return max(0.0, min(RESERVE, left / 2))
 
 
 def aside_for(error: LLMError) -> float | None:

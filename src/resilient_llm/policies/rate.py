@@ -28,6 +28,7 @@ from typing import NamedTuple, TypeVar
 
 from resilient_llm._errors import ConfigError, DeadlineUnattainable, LLMError, RateLimited
 from resilient_llm._fork import forgets
+from resilient_llm._numbers import finite
 
 T = TypeVar("T")
 MINUTE = 60.0
@@ -104,9 +105,8 @@ class RateLimit:
     def __init__(self, requests_per_minute: float | None = None, tokens_per_minute: float | None = None) -> None:
         given = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
         for name, value in given.items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not (number and 0 < value < math.inf):
-                raise ConfigError(f"{name}: {value!r} is not a finite number above 0")
+            if value is not None:
+                finite(name, value)
         if requests_per_minute is None and tokens_per_minute is None:
             raise ConfigError("RateLimit: give requests_per_minute, tokens_per_minute or both")
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
@@ -224,4 +224,5 @@ class RateLimit:
     def __repr__(self) -> str:
         limits = {"requests": self.requests_per_minute, "tokens": self.tokens_per_minute}
         given = " and ".join(f"{value:,} {name}" for name, value in limits.items() if value is not None)
-        return f"RateLimit({given} a minute, {self._tokens:,} tokens taken)"
+        taken = f", {self._tokens:,} tokens taken" if self.tokens_per_minute is not None else ""
+        return f"RateLimit({given} a minute{taken})"

@@ -12,7 +12,6 @@ Rules:
 from __future__ import annotations
 
 import random
-import sys
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,11 +30,15 @@ from resilient_llm._errors import (
     StreamStalled,
 )
 from resilient_llm._fork import forgets
+from resilient_llm._numbers import finite, shown, whole
 
 if TYPE_CHECKING:
     from tenacity.wait import wait_base
 
 LONGEST_HINT = 120.0  # seconds; a longer Retry-After is not waited for (openai-python 3.54 draws the line there too)
+ATTEMPTS = {True: 2, False: 3}  # by local, the first included
+BASE, THROTTLED = 0.5, 1.0  # seconds that the first wait is below; of a hosted server that throttles
+TOP = {True: 10.0, False: 20.0}  # seconds that every wait is below, by local
 _TIMEOUTS = (ConnectTimeout, LoadTimeout, FirstTokenTimeout, StreamStalled)
 _ONCE = (EmptyReply, OutputInvalid)  # a second answer as bad as the first says that a third will be too
 _THROTTLED = (RateLimited, Overloaded)
@@ -61,11 +64,12 @@ class Retry:
     patience: float = 3.0
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.attempts, int) and not isinstance(self.attempts, bool)
-        if self.attempts is not None and (not whole or self.attempts < 1):
-            raise ConfigError(f"attempts: {self.attempts!r} is not a whole number of 1 or more")
+        if self.attempts is not None:
+            whole("attempts", self.attempts)
         if self.wait is not None and not callable(self.wait):
-            raise ConfigError("wait: a tenacity wait strategy is needed, such as tenacity.wait_exponential()")
+            raise ConfigError(
+                f"wait: {shown(self.wait)} is no wait strategy of tenacity, such as tenacity.wait_exponential()"
+            )
         seconds("patience", self.patience)
 
     def delay(
@@ -81,7 +85,7 @@ class Retry:
             left: seconds left until the deadline.
             others: another eligible route is left.
         """
-        attempts = self.attempts or (2 if local else 3)
+        attempts = self.attempts or ATTEMPTS[local]
         if tried >= attempts or not error.retryable or (tried >= 2 and isinstance(error, _ONCE)):
             return None
         if local and isinstance(error, _TIMEOUTS):
@@ -94,11 +98,18 @@ class Retry:
         elif self.wait is not None:
             wait = max(0.0, self.wait(_state(tried, error)))
         else:
-            base = 1.0 if isinstance(error, _THROTTLED) and not local else 0.5
-            wait = rng.uniform(0.0, min(10.0 if local else 20.0, base * 2 ** min(tried - 1, 30)))
+            base = THROTTLED if isinstance(error, _THROTTLED) and not local else BASE
+            wait = rng.uniform(0.0, min(TOP[local], base * 2 ** min(tried - 1, 30)))
         if not wait < left or (others and wait > self.patience):  # also turns NaN away
             return None
         return wait
+
+    def explain(self, *, local: bool) -> str:
+        """It in words, with every number."""
+        attempts, wait = self.attempts or ATTEMPTS[local], f"full jitter below {BASE:g} s, doubling to {TOP[local]:g} s"
+        if self.wait is not None:
+            wait = f"waits by {getattr(self.wait, '__name__', type(self.wait).__name__)}"
+        return f"{attempts} attempt{'s' * (attempts > 1)}, {wait}, patience {self.patience:g} s"
 
 
 def _state(tried: int, error: LLMError) -> Any:
@@ -128,11 +139,10 @@ class RetryBudget:
     """
 
     def __init__(self, ratio: float = 0.1, burst: float = 10) -> None:
-        for name, value, most in (("ratio", ratio, 1.0), ("burst", burst, sys.float_info.max)):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (number and 0 <= value <= most):
-                allowed = "between 0 and 1" if name == "ratio" else "0 or more"
-                raise ConfigError(f"{name}: {value!r} is not a number {allowed}")
+        finite("ratio", ratio, zero=True)
+        finite("burst", burst, zero=True)
+        if ratio > 1:
+            raise ConfigError(f"ratio: {shown(ratio)} is above 1")
         self.ratio, self.burst = ratio, burst
         self.balance = float(burst)
         self._lock = threading.RLock()  # a finaliser may give back inside a step that holds it

@@ -29,10 +29,18 @@ _SURE_MESSAGE, _SURE_TOOL, _SURE_REQUEST = 16, 32, 512  # the same, as a bound: 
 
 
 class TokenCounter(Protocol):
-    """Counts the tokens of a whole request: messages, tools, images and what the template adds."""
+    """Counts the tokens of a whole request: messages, tools, images and what the template adds.
+
+    A function of one argument is one. It is called in a thread, several at a time, so it may be slow and may ask a
+    service, but not share what is not safe to share. It is waited for until the call's deadline.
+    """
 
     def __call__(self, request: ChatRequest) -> int:
-        """The number of tokens."""
+        """The number of tokens: a whole number of 0 or more.
+
+        Args:
+            request: as it would be sent.
+        """
         ...
 
 
@@ -102,9 +110,9 @@ def fits_surely(request: ChatRequest, window: int) -> bool:
     Cheap: no text is encoded that is longer than the window.
     """
     texts = _everything(request)
-    calls = sum(len(message.tool_calls) for message in request.messages)
-    room = window - _SURE_REQUEST - _SURE_MESSAGE * len(request.messages) - _SURE_TOOL * (len(request.tools) + calls)
-    room -= 2 * IMAGE * sum(len(message.images) for message in request.messages)
+    room = window - _SURE_REQUEST - _SURE_MESSAGE * len(request.messages) - _SURE_TOOL * len(request.tools)
+    for message in request.messages:
+        room -= _SURE_TOOL * len(message.tool_calls) + 2 * IMAGE * len(message.images)
     chars = sum(map(len, texts))
     if 4 * chars <= room:
         return True
@@ -112,8 +120,14 @@ def fits_surely(request: ChatRequest, window: int) -> bool:
 
 
 def _everything(request: ChatRequest) -> list[str]:
-    texts = [text for message in request.messages for text in _texts(message)]
-    texts += [text for tool in request.tools for text in _shown(tool)]
+    texts: list[str] = []
+    for message in request.messages:
+        if message.reasoning or message.name or message.tool_calls:
+            texts += _texts(message)
+        else:
+            texts.append(message.content)
+    for tool in request.tools:
+        texts += _shown(tool)
     if request.schema is not None:
         texts.append(json.dumps(request.schema))
     return texts

@@ -23,6 +23,7 @@ from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
+from resilient_llm._replies import Done
 from resilient_llm._types import ChatRequest, Message
 from resilient_llm.policies._talks import Begun, Talks
 from resilient_llm.policies.tokens import PRIMING, TokenCounter, fits_surely, size
@@ -44,6 +45,7 @@ SHORT = 0.16  # of single messages, which are off by more than a prompt: new tur
 EXACT = 0.004  # and of what was counted before
 GROSS = 0.1  # of the estimate; more is missing than chance explains
 ROOM = 8  # tokens by which a short message may be larger than we think, and still not have had room
+POSSIBLE = (0.3, 12.0)  # a ratio that some tokenizer has: bytes for Thai are 3 a character, and we count 0.29 at least
 UNTOLD = 0.4  # of the estimate; below it a prompt was cut, though nobody knows the window
 LEAST_WINDOW = 2_048  # tokens; no server in use has a smaller one
 _NUM_KEEP = (4, 5)  # tokens that Ollama keeps from the front: `num_keep`, and one that begins a text where there is one
@@ -142,7 +144,7 @@ class Counted:
         return ", ".join(f"{kind} × {ratio:.2f}" for kind, (ratio, spread) in known.items() if spread < UNKNOWN)
 
     def _learn(self, request: ChatRequest, counted: int, estimate: TokenCounter) -> None:
-        if size(request) > LIGHT or counted < LEAST:
+        if counted < LEAST or size(request) > LIGHT:
             return
         self._looks += 1
         if self._looks > OFTEN and self._looks % OFTEN:
@@ -153,7 +155,7 @@ class Counted:
             self._add(kind, counted / guess, guess)
 
     def _add(self, kind: str, ratio: float, expected: float) -> None:
-        if expected >= LEAST:
+        if expected >= LEAST and POSSIBLE[0] <= ratio <= POSSIBLE[1]:
             self._ratios.setdefault(kind, deque(maxlen=KEPT)).append((ratio, expected))
 
     def __repr__(self) -> str:
@@ -200,6 +202,18 @@ def _perhaps_cut(
         if least <= counted <= most and counted + gone * (1 + worth.above) + ROOM > window:
             return True
     return False
+
+
+def shifted(done: Done, window: int | None) -> bool:
+    """An answer outgrew the window: the server dropped the middle of the context, the system's words first.
+
+    One that ends where the window ends says `length` (`shift: false`, or a server that cannot shift).
+    """
+    prompt, answer = done.usage.input_tokens, done.usage.output_tokens
+    if window is None or prompt is None or answer is None:
+        return False
+    used = prompt + answer
+    return used > window or (used == window and done.finish_reason != "length")
 
 
 def pinned(window: int) -> frozenset[int]:

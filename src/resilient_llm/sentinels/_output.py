@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resilient_llm._errors import ConfigError, OutputInvalid
+from resilient_llm._numbers import finite, whole
 from resilient_llm._types import ChatRequest
 from resilient_llm.sentinels._repeats import period
 
@@ -24,9 +25,11 @@ class OutputSentinel:
     `on_break="restart"`. `None` takes a sentinel off.
 
     Args:
-        loop: bytes of the answer's end (or of the reasoning's) that repeat themselves exactly, six times or more.
-            Default 4,000, about 1,000 tokens: zero matrices, drawings, placeholder pages of real answers stay below.
-        whitespace: bytes of nothing but white space at the end of an answer that has to be JSON (`parse`). Default 512.
+        loop: bytes of the answer's end (or of the reasoning's, or a tool call's) that repeat themselves exactly, six
+            times or more. Default 4,000, about 1,000 tokens: zero matrices, drawings, placeholder pages of real answers
+            stay below.
+        whitespace: bytes of nothing but white space at the end of what has to be JSON: an answer of `parse`, a tool
+            call. Default 512.
         run_on: how many times its limit an answer may have: `max_tokens`, else the window. Default 2, because a model
             that thinks is run twice by some servers, each time with the whole limit.
 
@@ -40,17 +43,18 @@ class OutputSentinel:
 
     def __post_init__(self) -> None:
         for name, value, least in (("loop", self.loop, 64), ("whitespace", self.whitespace, 16)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ConfigError(f"{name}: {value!r} is not a whole number of {least} or more")
-        number = isinstance(self.run_on, (int, float)) and not isinstance(self.run_on, bool)
-        if self.run_on is not None and not (number and 1 <= self.run_on < math.inf):
-            raise ConfigError(f"run_on: {self.run_on!r} is not a number of 1 or more")
+            if value is not None:
+                whole(name, value, least)
+        if self.run_on is not None:
+            finite("run_on", self.run_on)
+            if self.run_on < 1:
+                raise ConfigError(f"run_on: {self.run_on!r} is below 1")
 
     def lookout(self, request: ChatRequest, window: int | None) -> Lookout:
         """What watches the answer to this request."""
         limit = request.max_tokens or window
         most = math.ceil(self.run_on * limit) + SLACK if self.run_on is not None and limit is not None else None
-        return Lookout(self.loop, self.whitespace if request.schema is not None else None, most)
+        return Lookout(self.loop, self.whitespace, most, typed=request.schema is not None)
 
 
 class Lookout:
@@ -58,45 +62,48 @@ class Lookout:
 
     Args:
         loop: see `OutputSentinel`.
-        whitespace: the same; `None` unless the answer has to be JSON.
-        most: tokens that the answer and its reasoning may have.
+        whitespace: the same.
+        most: tokens that all of it may have.
+        typed: the answer has to be JSON.
     """
 
-    __slots__ = ("_answer", "_loop", "_most", "_reasoning", "_whitespace")
+    __slots__ = ("_ends", "_loop", "_most")
 
-    def __init__(self, loop: int | None, whitespace: int | None, most: int | None) -> None:
-        self._loop, self._whitespace, self._most = loop, whitespace, most
+    def __init__(self, loop: int | None, whitespace: int | None, most: int | None, *, typed: bool) -> None:
+        self._loop, self._most = loop, most
         keep = max(loop * 9 // 4 if loop is not None else 0, whitespace or 0)  # periods up to 3/8 of the span
-        self._answer, self._reasoning = _End(keep), _End(keep)
+        self._ends = (
+            _End("the answer", keep, whitespace if typed else None),
+            _End("the model's reasoning", keep, None),
+            _End("a tool call", keep, whitespace),
+        )
 
-    def look(self, texts: Sequence[str], thoughts: Sequence[str]) -> OutputInvalid | None:
+    def look(self, texts: Sequence[str], thoughts: Sequence[str], building: Sequence[str] = ()) -> OutputInvalid | None:
         """Takes in what has come since it was last asked. It raises nothing: the pieces are in its frame.
 
         Args:
             texts: all pieces of the answer so far.
             thoughts: all pieces of the reasoning so far.
+            building: all pieces of its tool calls so far.
 
         Returns:
             The error that the answer has to be cut with, nothing of the text in it; `None` if it may go on.
         """
-        for end, pieces, what in (
-            (self._answer, texts, "the answer"),
-            (self._reasoning, thoughts, "the model's reasoning"),
-        ):
-            if end.take(pieces) and self._loop is not None:
-                length = period(end.tail, span=self._loop, times=TIMES)
-                if length is not None:
-                    return OutputInvalid(
-                        f"{what} was cut: for {self._loop} bytes and more it repeated the same {length} bytes",
-                        kind="loop",
-                    )
-        blank = self._whitespace
-        if blank is not None and len(self._answer.tail) >= blank and self._answer.tail[-blank:].isspace():
-            return OutputInvalid(
-                f"the answer was cut: {blank} bytes of white space where JSON should be", kind="whitespace"
-            )
+        for end, pieces in zip(self._ends, (texts, thoughts, building), strict=True):
+            if not end.take(pieces):
+                continue
+            length = period(end.tail, span=self._loop, times=TIMES) if self._loop is not None else None
+            if length is not None:
+                return OutputInvalid(
+                    f"{end.what} was cut: for {self._loop} bytes and more it repeated the same {length} bytes",
+                    kind="loop",
+                )
+            if end.blank():
+                return OutputInvalid(
+                    f"{end.what} was cut: {end.whitespace} bytes of white space where JSON should be", kind="whitespace"
+                )
         # A piece has a token at least; but where a proxy cuts anew, a token may come in several. None is half a byte.
-        tokens = min(len(texts) + len(thoughts), (self._answer.size + self._reasoning.size) // 2)
+        tokens = min(len(texts) + len(thoughts) + len(building), sum(end.size for end in self._ends) // 2)
         if self._most is not None and tokens > self._most:
             return OutputInvalid(
                 f"the answer was cut after {tokens} tokens and more: its limit is far behind, and the server goes on",
@@ -108,9 +115,10 @@ class Lookout:
 class _End:
     """The end of a text that grows, in UTF-8: there a token has about four bytes in every script."""
 
-    __slots__ = ("_keep", "_pieces", "size", "tail")
+    __slots__ = ("_keep", "_pieces", "size", "tail", "what", "whitespace")
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, what: str, keep: int, whitespace: int | None) -> None:
+        self.what, self.whitespace = what, whitespace
         self._keep, self._pieces, self.size = keep, 0, 0
         self.tail = b""
 
@@ -122,3 +130,8 @@ class _End:
         self._pieces, self.size = len(pieces), self.size + len(new)
         self.tail = (self.tail + new)[-self._keep :] if self._keep else b""
         return True
+
+    def blank(self) -> bool:
+        """It has to be JSON, and ends in white space without end."""
+        least = self.whitespace
+        return least is not None and len(self.tail) >= least and self.tail[-least:].isspace()

@@ -26,7 +26,7 @@ class Name(NamedTuple):
     """What a reader of a trace must know about the key of an attribute."""
 
     key: str
-    on: tuple[str, ...]  # spans: `call`, `attempt`, `tool`; or `event`, `metric`
+    on: tuple[str, ...]  # spans: `call`, `attempt`, `tool`; or `event`, `metric`, `log`
     kind: str
     when: str
     example: str
@@ -59,18 +59,24 @@ TOP_P = _name("gen_ai.request.top_p", "call", "double", "if it is in `extra`", 0
 TOP_K = _name("gen_ai.request.top_k", "call", "int", "if it is in `extra`", 40)
 FREQUENCY = _name("gen_ai.request.frequency_penalty", "call", "double", "if it is in `extra`", 0.1)
 PRESENCE = _name("gen_ai.request.presence_penalty", "call", "double", "if it is in `extra`", 0.1)
+CHOICES = _name("gen_ai.request.choice.count", "call", "int", "`n`, if it is in `extra`", 2)
 OUTPUT_TYPE = _name("gen_ai.output.type", "call", "string", "`json` for `parse`", "json")
 CONVERSATION = _name(
     "gen_ai.conversation.id", "call", "string", "`conversation=`, else the baggage entry of this name", "c42"
 )
 AGENT = _name("gen_ai.agent.name", "call", "string", "the baggage entry of this name", "planner")
-EXTRAS = {"top_p": TOP_P, "top_k": TOP_K, "frequency_penalty": FREQUENCY, "presence_penalty": PRESENCE}
+EXTRAS = {
+    "top_p": TOP_P, "top_k": TOP_K, "frequency_penalty": FREQUENCY, "presence_penalty": PRESENCE, "n": CHOICES
+}  # fmt: skip
 
 # What it gave.
 RESPONSE_MODEL = _name(
     "gen_ai.response.model", "call metric", "string", "as the server names it; as a label eight a route, then `_OTHER`",
     "qwen3:8b",
 )  # fmt: skip
+RESPONSE_ID = _name(
+    "gen_ai.response.id", "call", "string", "the server's id of the answer, if it has one", "chatcmpl-1"
+)
 FINISH_REASONS = _name("gen_ai.response.finish_reasons", "call", "string[]", "once it is done", '["stop"]')
 FIRST_CHUNK = _name(
     "gen_ai.response.time_to_first_chunk", "call", "double, s", "streams; since the call began, all waits included",
@@ -187,6 +193,7 @@ TOKENS = _name("resilient_llm.guard.tokens", "event", "int", "`deny`: the size o
 TOKENS_ROOM = _name("resilient_llm.guard.limit", "event", "int", "`deny`: what the window has for it", 7168)
 TOKEN_TYPE = _name("gen_ai.token.type", "metric", "string", "`input` or `output`", "input")
 MODALITY = _name("gen_ai.token.modality", "metric", "string", "only with the conventions `dev`: `unknown`", "unknown")
+REMEDY = _name("resilient_llm.remedy", "log", "string", "what is being done about a model that is wedged", "unloading")
 LIMITER = _name("resilient_llm.limiter", "metric", "string", "the origin whose queue it is", "http://127.0.0.1:11434")
 TAG = _name("resilient_llm.tag", "metric", "string", "the call's tags that `Telemetry(metric_tags=…)` names", "batch")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +12,7 @@ from opentelemetry.trace import Span, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from resilient_llm._events import ClientEvent
+from resilient_llm._fork import forgets
 from resilient_llm.telemetry._metrics import Instruments
 from resilient_llm.telemetry._targets import Target
 
@@ -36,11 +38,34 @@ class Sinks(Protocol):
     content: bool
     metric_tags: tuple[str, ...]
 
-    later: deque[tuple[CallTrace, ClientEvent]]  # what may be done outside of the garbage collector alone
+
+class Later:
+    """What may be done outside of the garbage collector alone, of all clients.
+
+    It is done on the event loop of the stream, or with the next call of any client if that loop is gone, and at the
+    latest when the program ends, before the providers of the SDK end, which were there first.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[CallTrace, ClientEvent]] = deque()
+        forgets(self)
+        atexit.register(self.settle)
 
     def settle(self) -> None:
-        """Does what is left for later."""
-        ...
+        """Does it now."""
+        while self.waiting:
+            try:
+                trace, event = self.waiting.popleft()
+            except IndexError:
+                return  # another thread was here
+            trace.take(event)
+
+    def after_fork(self) -> None:
+        """The parent tells it."""
+        self.waiting.clear()
+
+
+LATER = Later()
 
 
 class Sent:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +9,12 @@ from opentelemetry import context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from resilient_llm._events import BreakerChanged, ClientEvent
+from resilient_llm._events import BreakerChanged
 from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry import _semconv_metrics as metrics
 from resilient_llm.telemetry._metrics import instruments
 from resilient_llm.telemetry._options import Telemetry
+from resilient_llm.telemetry._sent import LATER
 from resilient_llm.telemetry._spans import CallTrace
 from resilient_llm.telemetry._targets import Target
 
@@ -46,7 +46,6 @@ class OpenSinks:
         for target in self.targets.values():
             self.instruments.routes.add(target)
         self.content, self.metric_tags = options.captures, tuple(options.metric_tags)
-        self.later: deque[tuple[CallTrace, ClientEvent]] = deque()
 
     def watch(self, call: Call) -> None:
         """Follows a call, unless somebody has asked for silence here."""
@@ -57,13 +56,8 @@ class OpenSinks:
             CallTrace(self, call, parent, quiet=any(parent.get(key) is not None for key in _HAS_ONE))
 
     def settle(self) -> None:
-        """Does what was left for later."""
-        while self.later:
-            try:
-                trace, event = self.later.popleft()
-            except IndexError:
-                return  # another thread was here
-            trace.take(event)
+        """Does what finalisers have put down."""
+        LATER.settle()
 
     def changed(self, event: BreakerChanged) -> None:
         """Counts a change of a breaker, and keeps it for the trace of the call that made it."""

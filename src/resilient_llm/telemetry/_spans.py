@@ -42,7 +42,7 @@ from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry import _semconv_metrics as metrics
 from resilient_llm.telemetry import _summary as summary
 from resilient_llm.telemetry._metrics import Ended
-from resilient_llm.telemetry._sent import Sent, Sinks
+from resilient_llm.telemetry._sent import LATER, Sent, Sinks
 from resilient_llm.telemetry._targets import Target
 
 if TYPE_CHECKING:
@@ -77,10 +77,9 @@ class CallTrace:
     def hear(self, event: ClientEvent) -> None:
         """Takes in what the client tells, and passes it on to the user's listeners."""
         if getattr(event, "outcome", None) == "left":
-            self._sinks.later.append((self, event))  # this may be a finaliser
+            LATER.waiting.append((self, event))  # this may be a finaliser
         else:
-            if self._sinks.later:
-                self._sinks.settle()
+            LATER.settle()
             self.take(event)
         if self._tell is not None:
             self._tell(event)
@@ -117,9 +116,9 @@ class CallTrace:
             labels = {names.ROUTE: run.leg.name, **target.limiter}
             self._sinks.instruments.record(metrics.QUEUE_DURATION, run.queue, labels)
         self._tell_news(target)
-        if self._first is not None:
-            self._note(names.RESTARTED.name, {})
-            self._first = None
+        if self._first is not None and self._kind == "stream":
+            self._note(names.RESTARTED.name, summary.of_restart(self._call.attempts))
+        self._first = None
         begun = self._at(run.begun + run.queue - self._call.started)
         span = self._sinks.attempts.start_span(
             f"attempt {target.name}", self._context, SpanKind.CLIENT, attributes, start_time=begun
@@ -136,7 +135,7 @@ class CallTrace:
 
     def settle(self) -> None:
         """What was left for later is done now."""
-        self._sinks.settle()
+        LATER.settle()
 
     def _at(self, seconds: float) -> int:
         return self._wall + int(seconds * 1e9)
@@ -254,7 +253,7 @@ class CallTrace:
         sinks.instruments.ended(
             Ended(event, self._kind, target, self._usage, answer.get(names.RESPONSE_MODEL), self._first, self._waited),
             number=call.number, tags=[tag for tag in sinks.metric_tags if tag in call.request.tags],
-            counts=not self._quiet, context=self._context,
+            counts=not self._quiet, span=self._span,
         )  # fmt: skip
         self._call = self._run = None  # type: ignore[assignment]  # or call and trace would keep each other alive
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._errors import ContextOverflow, LLMError
@@ -93,6 +94,14 @@ def of_retry(event: RetryPlanned, number: int) -> dict[str, Any]:
     return {names.NUMBER: number, names.ERROR_TYPE: kind, names.DELAY: event.wait, names.SOURCE: source}
 
 
+def of_restart(attempts: Sequence[Attempt]) -> dict[str, str]:
+    """A stream begins anew: what broke it, which need not be what came last."""
+    for one in reversed(attempts):
+        if one.first_token is not None and one.error is not None:
+            return {names.ERROR_TYPE: names.error_type(one.error)}
+    return {}
+
+
 def of_transition(change: BreakerChanged) -> dict[str, Any]:
     """A breaker has moved on."""
     before, after = change.before.replace("-", "_"), change.after.replace("-", "_")
@@ -153,6 +162,8 @@ def of_answer(run: Run, call: Call, *, first: float | None, seconds: float, whol
         return found
     found[names.RESPONSE_MODEL] = done.model or leg.model
     found[names.FINISH_REASONS] = (done.finish_reason,)
+    if done.response_id is not None:
+        found[names.RESPONSE_ID] = done.response_id
     degraded = (*done.degraded, "restarted") if call.restarted else done.degraded
     if degraded:
         found[names.DEGRADED] = degraded

@@ -42,9 +42,11 @@ class Target:
         if at is not None and host is not None:
             self.where = {names.ADDRESS: host, **({} if at.port is None else {names.PORT: at.port})}
         self.served = {names.PROVIDER: provider, names.REQUEST_MODEL: leg.model, **self.where}
-        self.labels = {names.ROUTE: leg.name, names.PROVIDER: provider, names.REQUEST_MODEL: leg.model}
-        self.limiter = {names.LIMITER: leg.origin}
-        self.propagates = host is not None and (host in propagate_to or _loopback(host))
+        self.labels: dict[str, str] = {
+            names.ROUTE: leg.name, names.PROVIDER: provider, names.REQUEST_MODEL: leg.model
+        }  # fmt: skip
+        self.limiter: dict[str, str] = {names.LIMITER: leg.origin}
+        self.propagates = host is not None and (host in {one.lower() for one in propagate_to} or _loopback(host))
         self.active: set[object] = set()
         self.news: deque[BreakerChanged] = deque(maxlen=8)
         self._models: set[str] = {leg.model}

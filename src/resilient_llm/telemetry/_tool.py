@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from resilient_llm._types import ToolCall
+from resilient_llm._zones import ambient_limit
 from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry._options import Telemetry
 
@@ -30,7 +31,8 @@ def execute_tool(
 
     Args:
         call: what the model asked for.
-        content: its arguments too. Default: as for `Telemetry`.
+        content: its arguments too. Default: as for `Telemetry`; within `with local_only():` never. Of a call that was
+            `local_only` in another way nothing is known here: say `False` for its tools.
         tracer_provider: in place of the global one.
     """
     if tracer_provider is None and "opentelemetry.trace" not in sys.modules:
@@ -42,7 +44,7 @@ def execute_tool(
     attributes = {names.OPERATION: "execute_tool", names.TOOL_NAME: call.name, names.TOOL_TYPE: "function"}
     if call.id:
         attributes[names.TOOL_CALL_ID] = call.id
-    if Telemetry(content).captures:
+    if Telemetry(content).captures and ambient_limit() is None:
         from resilient_llm.telemetry._content import dumps
 
         attributes[names.TOOL_ARGUMENTS] = dumps(call.arguments)

@@ -18,6 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from resilient_llm._errors import ConfigError
+from resilient_llm._numbers import finite, whole
 from resilient_llm._types import ZONES, ChatRequest, Request, Zone
 from resilient_llm._watch import Watch
 from resilient_llm.backends.base import Batches
@@ -81,9 +82,12 @@ class FakeBackend:
     ) -> None:
         given = {"window": window, "slots": slots, "dimensions": dimensions, "connects": connects, "loads": loads}
         for what, value in given.items():
-            least = 0 if what in ("connects", "loads") else 1
-            if value is not None and not value >= least:
-                raise ConfigError(f"{what}: {value!r} is not a number of {least} or more")
+            if value is None:
+                continue
+            if what in ("connects", "loads"):
+                finite(what, value, zero=True)
+            else:
+                whole(what, value)
         if zone not in (None, *ZONES):
             raise ConfigError(f"zone: {zone!r} is not one of {', '.join(ZONES)}")
         self._script: Script[Played] = Script(script, Echo(), lambda step: isinstance(step, PLAYED), _WANTED)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from resilient_llm._errors import ConfigError
-from resilient_llm.testing._openai_rules import envelope_of, refusal_of, rules_of
+from resilient_llm.testing._openai_rules import RULES, envelope_of, refusal_of, rules_of
 from resilient_llm.testing._openai_wire import OpenAIAnswer, envelope
 from resilient_llm.testing._script import Call, Plan, Step
 from resilient_llm.testing._server import FakeServer
@@ -59,7 +59,8 @@ class OpenAI:
         self, models: Sequence[str] | None, window: int, api_key: str | None, dimensions: int, strict: str | None = None
     ) -> None:
         if strict is not None and rules_of(strict, "") is None:
-            raise ConfigError(f"strict: nothing is known of a server {strict!r}")
+            known = sorted({one for servers, _, _ in RULES for one in servers.split("|")})
+            raise ConfigError(f"strict: {strict!r:.40} is not one of {', '.join(known)}")
         self._strict = strict
         self._models = None if models is None else tuple(models)
         self._window = window

@@ -3,8 +3,8 @@
 It exists so that a request which only the lenient take is found in a test and not by a user. Rules of the file: it
 knows nothing of how the library writes its requests; what a server refuses is data, how that is looked for is shared.
 Sources: openai/openai-openapi; the validators of mistral-common; console.groq.com/docs/openai; api-docs.deepseek.com;
-platform.moonshot.ai; Google's and Anthropic's pages on their compatible endpoints; the chat templates that Qwen,
-Mistral and Gemma publish with their models.
+platform.moonshot.ai; docs.z.ai; help.aliyun.com/model-studio; Google's and Anthropic's pages on their compatible
+endpoints; litellm 1.109 in front of Anthropic; the chat templates that Qwen, Mistral and Gemma publish.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Rules:
         echo: the field in which reasoning comes back.
         echo_needed: a message with tool calls must have it.
         urls: fetches images.
+        tools_needed: wants `tools` where the history has tool calls, also an empty list; others refuse an empty one.
         style: whose envelope its refusals have.
     """
 
@@ -66,6 +67,7 @@ class Rules:
     echo: str | None = None
     echo_needed: bool = False
     urls: bool = True
+    tools_needed: bool = False
     style: Literal["openai", "mistral", "gemini"] = "openai"
 
 
@@ -99,8 +101,14 @@ RULES: Final[tuple[tuple[str, str, Rules], ...]] = (
     ("openai|azure", r"o\d", _REASONS),
     ("openai|azure", r"gpt-5\.", replace(_REASONS, efforts=_REASONS.efforts | {"none"})),
     ("openai|azure", r"gpt-5", replace(_REASONS, efforts=_REASONS.efforts | {"minimal"})),
+    ("azure", r"mistral", _MISTRAL),
     ("openai|azure", r"", _OPENAI),
     ("mistral", r"", _MISTRAL),
+    ("zai", r"", Rules(fields=_COMMON | {"thinking"}, efforts=frozenset(), forced=frozenset({"auto"}),
+                       formats=frozenset({"text", "json_object"}))),
+    ("dashscope", r"", Rules(efforts=frozenset(), forced=frozenset({"auto", "none", "function"}),
+                             formats=frozenset({"text", "json_object"}))),
+    ("litellm", r"", Rules(ids=r"[a-zA-Z0-9_-]{1,64}", tools_needed=True)),
     ("groq", r"qwen", Rules(fields=_COMMON, efforts=frozenset({"none", "default"}), stops=4, names=False)),
     ("groq", r"gpt-oss", Rules(fields=_COMMON, efforts=frozenset({"low", "medium", "high"}), stops=4, names=False)),
     ("groq", r"", Rules(fields=_COMMON, efforts=frozenset(), stops=4, names=False,
@@ -168,6 +176,8 @@ def _values(body: Mapping[str, Any], rules: Rules) -> Refusal | None:
         return Refusal("This model does not support this tool_choice.", "tool_choice", True)
     if isinstance(form, Mapping) and form.get("type") not in rules.formats:
         return Refusal("This response_format type is unavailable now", "response_format", True)
+    if body.get("tools") == [] and not rules.tools_needed:
+        return Refusal("Invalid 'tools': empty array. Expected an array with minimum length 1.", "tools")
     if form == {"type": "json_object"} and "json" not in str(body.get("messages")).lower():
         return Refusal("Prompt must contain the word 'json'.", "messages")
     return None
@@ -221,6 +231,8 @@ def _contents(body: Mapping[str, Any], rules: Rules) -> Refusal | None:
 def _calls(body: Mapping[str, Any], rules: Rules) -> Refusal | None:
     seen: set[str] = set()
     waiting: set[str] = set()
+    if rules.tools_needed and "tools" not in body and any(one.get("tool_calls") for one in body["messages"]):
+        return Refusal("the tools= param is required where the messages hold tool calls", "tools")
     for at, message in enumerate(body["messages"]):
         where = f"messages[{at}]"
         if message["role"] == "tool":

@@ -103,7 +103,7 @@ class FakeServer:
             RuntimeError: the server was never started.
         """
         if not self._sockets.port:
-            raise RuntimeError("the server has no url before it is started")
+            raise RuntimeError(f"the server has no url before it is started: with {type(self).__name__}(…) as server")
         return f"http://127.0.0.1:{self._sockets.port}{self._base}"
 
     # -- what it does

@@ -89,7 +89,8 @@ class Sockets:
 
 
 def _bound(port: int) -> socket.socket:
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # Named, because only then asyncio sends each piece at once; else all but the first wait 40 ms for the peer's word.
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setblocking(False)
     if os.name == "posix":  # elsewhere the option lets others take the port; here it only outlives old connections
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

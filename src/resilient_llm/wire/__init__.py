@@ -10,9 +10,23 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._replies import Event, Vectors
-from resilient_llm._types import Request
+from resilient_llm._types import Request, Tool
 
-WireEvent = Event | Vectors
+
+@dataclass(slots=True, repr=False)
+class ToolPiece:
+    """Something of a tool call has come, which is handed over only when it is whole. Always alone in its batch.
+
+    It is a sign of life as good as text, and a model that runs in circles does so in there, too.
+    """
+
+    text: str
+
+    def __repr__(self) -> str:
+        return f"ToolPiece({len(self.text)} chars)"
+
+
+WireEvent = Event | Vectors | ToolPiece
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -32,6 +46,8 @@ class Decoder(Protocol):
     Attributes:
         finishing: the answer is whole; only its usage, or the end of its body, may still come. The reader waits for
             the one a second at most and for the other just long enough to keep the connection.
+
+    A decoder of tool calls that come in pieces also has `building`, a list: the pieces that came and gave no event yet.
     """
 
     finishing: bool
@@ -69,6 +85,14 @@ class Codec(Protocol):
         ...
 
 
+def said_tool(tool: Tool) -> dict[str, Any]:
+    """A tool in the shape that all servers take."""
+    function: dict[str, Any] = {"name": tool.name, "parameters": tool.parameters}
+    if tool.description:
+        function["description"] = tool.description
+    return {"type": "function", "function": function}
+
+
 def dump(body: Mapping[str, Any]) -> bytes:
     """JSON.
 
@@ -77,5 +101,17 @@ def dump(body: Mapping[str, Any]) -> bytes:
     """
     try:
         return to_json(body)
-    except (PydanticSerializationError, ValueError) as error:  # the message names the type, never the value
-        raise ConfigError(f"the request cannot be written as JSON: {type(error).__name__}") from None
+    except (PydanticSerializationError, ValueError) as error:
+        text = str(error)  # where a type is unknown it names that and not the value
+        reason = text if text.startswith("Unable to serialize unknown type") else type(error).__name__
+        raise ConfigError(f"{_spoilt(body)}the request cannot be written as JSON: {reason}") from None
+
+
+def _spoilt(body: Mapping[str, Any]) -> str:
+    """The name of the field that has no JSON form."""
+    for name, value in body.items():
+        try:
+            to_json({name: value})
+        except (PydanticSerializationError, ValueError):
+            return f"{name}: " if isinstance(name, str) and name.isprintable() else ""
+    return ""

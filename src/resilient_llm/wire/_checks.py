@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from resilient_llm._errors import EmptyReply, LLMError, Malformed, Truncated
+from resilient_llm._errors import EmptyReply, LLMError, Malformed, OutputInvalid, Truncated
 
 _NAME = 512  # characters of a name; llama.cpp's models are called by their path
 
@@ -88,7 +88,7 @@ def finite(value: Any) -> bool:
     return True
 
 
-def one_meaning(text: str) -> bool:
+def one_meaning(text: str | bytes) -> bool:
     """Every object in a JSON text has each of its keys once: of two, one program takes the first, another the last.
 
     The text is one that another parser has already accepted, which bounds its depth.
@@ -98,6 +98,16 @@ def one_meaning(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def read_once(text: str | bytes) -> None:
+    """Refuses the text of tool calls whose arguments were parsed with it.
+
+    Raises:
+        OutputInvalid: an object in it has a key twice.
+    """
+    if not one_meaning(text):
+        raise OutputInvalid("the model wrote a tool call with arguments that have a key twice")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:

@@ -60,9 +60,12 @@ class ServerSentEvents:
 
     Args:
         limit: bytes that one line, or the data of one event, may have.
+
+    Attributes:
+        quiet: nothing is held back from earlier bytes.
     """
 
-    __slots__ = ("_after_cr", "_data", "_limit", "_name", "_quiet", "_rest", "_size", "_start")
+    __slots__ = ("_after_cr", "_data", "_limit", "_name", "_rest", "_size", "_start", "quiet")
 
     def __init__(self, limit: int = MAX_LINE) -> None:
         self._limit = limit
@@ -72,7 +75,7 @@ class ServerSentEvents:
         self._name = b""
         self._after_cr = False
         self._start = True
-        self._quiet = True  # nothing is held back from earlier bytes
+        self.quiet = True
 
     def feed(self, data: bytes) -> list[bytes]:
         """The data of the events that are complete with these bytes.
@@ -82,7 +85,7 @@ class ServerSentEvents:
         """
         # What servers send nearly always: one or several whole events of one line each. The count of newlines proves
         # that none hides inside, so that this path and the other agree.
-        if self._quiet and data[:6] == b"data: " and data[-2:] == b"\n\n" and len(data) <= self._limit:
+        if self.quiet and data[:6] == b"data: " and data[-2:] == b"\n\n" and len(data) <= self._limit:
             newlines = data.count(b"\n")
             frames = [data[6:-2]] if newlines == 2 else data[6:-2].split(b"\n\ndata: ")
             if newlines == 2 * len(frames) and b"\r" not in data:
@@ -110,7 +113,7 @@ class ServerSentEvents:
             _join(self._rest, lines, tail, self._limit)
             for line in lines:
                 self._line(line, events)
-        self._quiet = not (self._rest or self._data or self._name or self._after_cr)
+        self.quiet = not (self._rest or self._data or self._name or self._after_cr)
         return events
 
     def _line(self, line: bytes, events: list[bytes]) -> None:

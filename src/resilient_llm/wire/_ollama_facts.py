@@ -56,7 +56,6 @@ class Show:
     Attributes:
         num_ctx: tokens of the window that its Modelfile sets.
         context_length: tokens that it was trained for; Ollama makes a larger window this small without a word.
-        embedding_length: numbers in a vector.
         capabilities: such as `completion`, `tools`, `thinking`, `vision`, `embedding`.
         quantization: such as `Q4_K_M`.
         remote_host: where it runs, if not here.
@@ -64,7 +63,6 @@ class Show:
 
     num_ctx: int | None = None
     context_length: int | None = None
-    embedding_length: int | None = None
     capabilities: frozenset[str] = frozenset()
     quantization: str | None = None
     remote_host: str | None = None
@@ -88,7 +86,6 @@ def parse_show(body: bytes) -> Show:
     return Show(
         num_ctx=int(set_window[-1]) if set_window else None,
         context_length=_count(info, f"{arch}.context_length"),
-        embedding_length=_count(info, f"{arch}.embedding_length"),
         capabilities=frozenset(one for one in able if isinstance(one, str)) if isinstance(able, list) else frozenset(),
         quantization=_text(_mapping(answer, "details"), "quantization_level"),
         remote_host=_remote(answer),

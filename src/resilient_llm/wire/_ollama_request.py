@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from resilient_llm._errors import ConfigError, UnsupportedParameter
 from resilient_llm._types import ChatRequest, EmbedRequest, Message, Tool, ToolCall
-from resilient_llm.wire import HTTPCall, dump
+from resilient_llm.wire import HTTPCall, dump, said_tool
 
 Think = bool | Literal["low", "medium", "high", "max"]
 Thinks = Literal["by level", "yes or no", "never"]  # how a model can be told to think
@@ -69,7 +69,7 @@ def encode_chat(
     options |= _options("extra: options", extra.pop("options", None))
     think = thinking(request, settings)
     given = {
-        "tools": [_tool(tool) for tool in _offered(request)] or None,
+        "tools": [said_tool(tool) for tool in _offered(request)] or None,
         "format": request.schema,
         "think": think if thinks == "by level" or not think else True if thinks == "yes or no" else None,
         "shift": settings.shift,
@@ -146,13 +146,6 @@ def _offered(request: ChatRequest) -> Sequence[Tool]:
     if request.tool_choice == "none":
         return ()
     return [tool for tool in request.tools if tool.name == request.tool_choice] or request.tools
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "parameters": tool.parameters}
-    if tool.description:
-        function["description"] = tool.description
-    return {"type": "function", "function": function}
 
 
 def _messages(messages: Sequence[Message]) -> Iterator[dict[str, Any]]:

@@ -32,6 +32,7 @@ from resilient_llm.wire._shown import shown
 
 _LOOKED_AT = 4096  # characters of a message that are searched
 _QUOTA_AFTER = 3600.0  # seconds: who is told to wait longer has used up a quota (Azure says 86400), not a rate
+_NO_PATH = "no such path there: base_url goes up to and including /v1, or what the server has instead"
 _ECHO = re.compile(r"input_value\s*=.*|(?<=:)\s*['\"]?[\[{].*", re.DOTALL)
 _LITELLM = re.compile(r"litellm\.(\w{1,60}Error)")
 _REQUESTED = re.compile(r"limit:? (\d{1,15}).{0,40}requested:? (\d{1,15})", re.IGNORECASE | re.DOTALL)
@@ -65,6 +66,8 @@ def error_from(status: int | None, headers: Mapping[str, str], body: bytes | obj
     again = should_retry(headers)
     if again is False or (again and not explained):
         facts["retryable"] = again
+    if status in (404, 405) and not explained:
+        sentence = f"{sentence} ({_NO_PATH})"
     facts |= {"retry_after": wait, "status": status, "code": found.code, "request_id": request_id(headers)}
     return kind(sentence, **facts, **_details(kind, found, text, oversize=oversize))
 

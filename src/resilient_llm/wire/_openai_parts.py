@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 
 from resilient_llm._errors import Malformed, OutputInvalid, Truncated
 from resilient_llm._types import ToolCall
-from resilient_llm.wire._checks import checked, finite, is_name, one_meaning
+from resilient_llm.wire._checks import checked, finite, is_name, one_meaning, read_once
 
 MAX_ARGUMENTS = 16 * 1024 * 1024  # characters over all calls of an answer, as the body of a unary answer
 _CALL = 1024  # characters that a call counts for beside its own: there is a limit to their number too
@@ -65,13 +65,15 @@ class ToolCalls:
     An id that comes late, with the same name once more, is that of the call which is not whole and has none.
     """
 
-    __slots__ = ("_by_id", "_by_index", "_calls", "_room")
+    __slots__ = ("_by_id", "_by_index", "_calls", "_parsed", "_room", "fresh")
 
     def __init__(self) -> None:
+        self.fresh: list[str] = []  # the pieces that have come; whoever looks at them empties it
         self._calls: list[_Call] = []
         self._by_id: dict[str, _Call] = {}
         self._by_index: dict[int, _Call] = {}
         self._room = MAX_ARGUMENTS
+        self._parsed = False
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -91,6 +93,7 @@ class ToolCalls:
             checked(index, int, "the index of a tool call")
         arguments = function.get("arguments") or ""
         if isinstance(arguments, dict):
+            self._parsed = True
             arguments = to_json(arguments, inf_nan_mode="constants").decode()  # not as null: it is refused later
         checked(arguments, str, "the arguments of a tool call")
         call = self._find(known_as, index, name, arguments)
@@ -100,6 +103,18 @@ class ToolCalls:
             raise Malformed("the tool calls are longer than 16 MiB")
         if arguments:
             call.pieces.append(arguments)
+        if arguments or name:
+            self.fresh.append(arguments or name)
+
+    def check(self, text: bytes) -> None:
+        """Looks again at the text of what was added, if arguments came as an object and not as a text.
+
+        Raises:
+            OutputInvalid: an object in it has a key twice.
+        """
+        if self._parsed:
+            self._parsed = False
+            read_once(text)
 
     def _find(self, id: str, index: int | None, name: str, arguments: str) -> _Call:
         if id and id in self._by_id:

@@ -12,10 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from resilient_llm._needs import Need
+from resilient_llm._errors import ConfigError
+from resilient_llm._needs import NEEDS, Need
+from resilient_llm._numbers import whole
 from resilient_llm._types import ChatRequest, Reasoning
 
 Fields = Mapping[str, Any]
+_VALUES: Mapping[str, tuple[str | None, ...]] = {
+    "max_tokens_field": ("max_tokens", "max_completion_tokens"),
+    "system_role": ("system", "developer"),
+    "reasoning_echo": (None, "reasoning_content", "reasoning"),
+    "seed_field": ("seed", "random_seed", None),
+    "schema": ("json_schema", "json_object", "prompt"),
+    "forced": ("required", "any", None),
+}
 LEVELS: tuple[Reasoning, ...] = ("none", "low", "medium", "high")
 
 
@@ -56,6 +66,9 @@ class Profile:
         empty_tools: where the history has tool calls, it wants `tools`, if need be empty.
         lacks: what its models do not take at all.
         refused: fields of the body that it refuses; they are left out.
+
+    Raises:
+        ConfigError: an attribute has no such value, or `reasoning` leaves out a level.
     """
 
     name: str = "compatible"
@@ -81,6 +94,27 @@ class Profile:
     empty_tools: bool = False
     lacks: frozenset[Need] = frozenset()
     refused: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name, values in _VALUES.items():
+            if getattr(self, name) not in values:
+                known = ", ".join(map(repr, values))
+                raise ConfigError(f"{name}: {getattr(self, name)!r:.60} is not one of {known}")
+        for name in ("lacks", "refused"):
+            given = getattr(self, name)
+            if not isinstance(given, (tuple, list, set, frozenset)) or not all(isinstance(one, str) for one in given):
+                raise ConfigError(f"{name}: {given!r:.60} is not a collection of names")
+            object.__setattr__(self, name, frozenset(given))
+        if not self.lacks <= set(NEEDS):
+            raise ConfigError(f"lacks: {sorted(self.lacks)!r:.60} is not among {', '.join(NEEDS)}")
+        if not isinstance(self.reasoning, Mapping) or set(self.reasoning) != set(LEVELS):
+            raise ConfigError(f"reasoning: fields, or None, are needed for each of {', '.join(LEVELS)}")
+        if self.max_stop is not None:
+            whole("max_stop", self.max_stop)
+        try:
+            re.compile(self.tool_ids)
+        except (re.error, TypeError) as error:
+            raise ConfigError(f"tool_ids: {self.tool_ids!r:.60} is not a pattern: {error}") from None
 
     def samples(self, request: ChatRequest) -> bool:
         """It takes a temperature with this request."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resilient_llm._types import ChatRequest, EmbedRequest, Message, Tool
-from resilient_llm.wire import HTTPCall, dump
+from resilient_llm.wire import HTTPCall, dump, said_tool
 from resilient_llm.wire._openai_history import history
 from resilient_llm.wire._openai_profiles import Profile
 
@@ -69,7 +69,7 @@ def _asked(request: ChatRequest, profile: Profile) -> dict[str, Any]:
     given: dict[str, Any] = {
         profile.max_tokens_field: request.max_tokens,
         "stop": list(request.stop[: profile.max_stop]) or None,
-        "tools": [_tool(tool) for tool in _offered(request, profile)] or None,
+        "tools": [said_tool(tool) for tool in _offered(request, profile)] or None,
         "tool_choice": _tool_choice(request, profile),
         "response_format": _response_format(request.schema, profile),
     }
@@ -90,13 +90,6 @@ def _offered(request: ChatRequest, profile: Profile) -> Sequence[Tool]:
     if profile.forced is not None or not _must_call(request):
         return request.tools
     return [tool for tool in request.tools if tool.name == request.tool_choice] or request.tools
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "parameters": tool.parameters}
-    if tool.description:
-        function["description"] = tool.description
-    return {"type": "function", "function": function}
 
 
 def _tool_choice(request: ChatRequest, profile: Profile) -> object:

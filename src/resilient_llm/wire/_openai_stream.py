@@ -22,7 +22,7 @@ from resilient_llm.wire._frames import ErrorFrame, ServerSentEvents
 from resilient_llm.wire._openai_errors import error_from
 from resilient_llm.wire._openai_finish import failed, meaning, nothing_said, refused, reported_in
 from resilient_llm.wire._openai_parts import ToolCalls, figures, texts, thoughts
-from resilient_llm.wire._openai_plain import plain
+from resilient_llm.wire._openai_plain import Form, plain
 from resilient_llm.wire._shown import shown
 from resilient_llm.wire._thinking import Thinking
 
@@ -39,38 +39,26 @@ class ChatDecoder:
     """
 
     __slots__ = (
-        "_body",
-        "_calls",
-        "_degraded",
-        "_figures",
-        "_filtered",
-        "_fingerprint",
-        "_finish",
-        "_frames",
-        "_limit",
-        "_model",
-        "_over",
-        "_payload",
-        "_queue",
-        "_said",
-        "_thinking",
-        "_thought",
-        "_usual",
+        "_body", "_calls", "_degraded", "_figures", "_filtered", "_fingerprint", "_finish", "_form", "_frames", "_id",
+        "_limit", "_model", "_over", "_payload", "_queue", "_said", "_thinking", "_thought", "_usual", "building",
         "finishing",
-    )
+    )  # fmt: skip
 
     def __init__(self, *, degraded: tuple[Degraded, ...] = (), limit: int | None = None) -> None:
         self.finishing = False
         self._limit = limit
+        self._form: Form | None = Form()  # as long as it is of use
         self._frames: ServerSentEvents | None = None
         self._body: bytearray | None = None
         self._calls = ToolCalls()
+        self.building = self._calls.fresh
         self._degraded = degraded
         self._figures: dict[str, int] = {}
         self._filtered: tuple[str, ...] = ()
         self._finish: str | None = None
         self._model: str | None = None
         self._fingerprint: str | None = None
+        self._id: str | None = None
         self._queue: float | None = None
         self._payload = False
         self._said = False
@@ -86,20 +74,15 @@ class ChatDecoder:
             LLMError: the server reported an error, or its bytes are not the protocol. Text that came with the same
                 bytes is lost with it.
         """
-        if self._frames is None:
-            if self._body is None:
-                data = data.lstrip(_BLANK)  # DeepSeek sends blank lines for minutes before an answer in one piece
-                if not data:
-                    return []
-                self._sniff(data[:1])
-            if self._body is not None:
-                self._body += data
-                if len(self._body) > MAX_BODY:
-                    raise Malformed(f"the answer is longer than {MAX_BODY} bytes")
-                return []
-        assert self._frames is not None
+        frames = self._frames
+        if frames is None:
+            return self._begin(data)
+        if self._usual and self._form is not None and frames.quiet:
+            usual = self._form.events(data)
+            if usual is not None:
+                return usual
         events: list[WireEvent] = []
-        for frame in self._frames.feed(data):
+        for frame in frames.feed(data):
             self._frame(frame, events)
         return events
 
@@ -128,6 +111,20 @@ class ChatDecoder:
             self._done(events)
         return events
 
+    def _begin(self, data: bytes) -> list[WireEvent]:
+        """Takes the bytes as long as they are not known to be a stream."""
+        if self._body is None:
+            data = data.lstrip(_BLANK)  # DeepSeek sends blank lines for minutes before an answer in one piece
+            if not data:
+                return []
+            self._sniff(data[:1])
+        if self._body is None:
+            return self.feed(data)
+        self._body += data
+        if len(self._body) > MAX_BODY:
+            raise Malformed(f"the answer is longer than {MAX_BODY} bytes")
+        return []
+
     def _sniff(self, first: bytes) -> None:
         if first == b"<":
             raise Malformed("the server sent a page of HTML instead of an answer")
@@ -145,8 +142,11 @@ class ChatDecoder:
             raise Malformed(f"an event of the answer is not JSON: {error}") from None
         text = plain(chunk) if self._usual else None
         if text is None:
-            return self._chunk(chunk, events)
+            self._chunk(chunk, events)
+            return self._calls.check(frame)
         self._said = True
+        if self._form is not None and not self._form.learn(frame, text):
+            self._form = None
         return events.append(TextDelta(text))
 
     def _rare(self, frame: bytes, events: list[WireEvent]) -> None:
@@ -187,6 +187,7 @@ class ChatDecoder:
         if "choices" not in completion and not refused(completion):
             raise Malformed("the answer has no choices")
         self._chunk(completion, events)
+        self._calls.check(body)
         if self._finish is None and (self._said or self._calls or not completion.get("choices")):
             self._done(events, assumed="stop")  # Ollama leaves the reason out (ollama#2996)
 
@@ -237,8 +238,9 @@ class ChatDecoder:
             self.finishing = True
 
     def _describe(self, chunk: dict[str, Any]) -> None:
-        """Model, fingerprint and usage. An answer does not die of them."""
+        """Model, fingerprint, id and usage. An answer does not die of them."""
         groq = chunk.get("x_groq")
+        self._id = self._id or name_in(chunk, "id")
         self._model = self._model or name_in(chunk, "model")
         self._fingerprint = self._fingerprint or name_in(chunk, "system_fingerprint")
         self._add_usage(chunk.get("usage"))
@@ -257,7 +259,7 @@ class ChatDecoder:
 
     def _done(self, events: list[WireEvent], assumed: str = "") -> None:
         """Ends the answer with its tool calls and `Done`, or says why it is none."""
-        self._over = self.finishing = True
+        self._over, self._usual, self.finishing = True, False, True
         self._speak(*self._thinking.close(), events)
         raw = self._finish
         finish = meaning(raw or assumed)
@@ -275,7 +277,8 @@ class ChatDecoder:
         if calls and finish == "stop":  # Groq, Ollama, Gemini and llama.cpp say so now and then
             finish = "tool_calls"
         events.extend(calls)
-        events.append(Done(finish, usage, raw, self._model, self._fingerprint, tuple(degraded), None, self._queue))
+        known = self._model, self._fingerprint, tuple(degraded)
+        events.append(Done(finish, usage, raw, *known, server_queue=self._queue, response_id=self._id))
 
 
 def _is_json(frame: bytes) -> bool:

@@ -15,8 +15,8 @@ LOOKED_AT = 4096  # characters: every known wording is in the first 300; it also
 
 # A limit on requests per time, on one string, on one field: waiting or another value helps, a larger window does not.
 _VETO = (
-    r"rate.?limit|per (?:min|day|hour)|\btp[md]\b|throttl|quota|too many requests|try again in|please wait|temporarily"
-    r"|string too long|must be less than or equal to|maximum value for"
+    r"rate.?limit|per min|per day|per hour|\btp[md]\b|throttl|quota|too many requests|try again in|please wait"
+    r"|temporarily|string too long|must be less than or equal to|maximum value for"
 )
 _WORDS = r"""
       maximum\ (?:context|prompt|input)\ length\ (?:is|of)                     # OpenAI, vLLM, DeepSeek, OpenRouter, xAI
@@ -92,6 +92,7 @@ _TOKENS = (
     rf"n_keep:? \(?{_N}",
     rf"request contains {_N}",
     rf"given: {_N}",
+    rf"input_len={_N}",
     rf"keep the first {_N} tokens",
     rf"{_N} tokens from the input",
     rf"requested:? (?:about |tokens \(?)?{_N}\b(?! output)",

@@ -180,8 +180,6 @@ class Version:
         told: `/api/ps` tells the window (0.10).
         hidden: `/api/ps` does not list a model that is still loading.
         cached_counts: `prompt_eval_count` has the tokens that were in the cache; not in 0.30.0.
-        call_ids: tool calls have ids (0.12).
-        guard: an answer of the same token again and again is broken off.
         schemas: a schema that cannot be used is a 400 of llama-server's; before, an error inside a 200.
         runner: what it calls the process that runs a model.
         missing: the 404 of a model that is not pulled, for a chat.
@@ -197,8 +195,6 @@ class Version:
     told: bool = True
     hidden: bool = True
     cached_counts: bool = True
-    call_ids: bool = True
-    guard: bool = True
     schemas: bool = True
     runner: str = "llama-server"
     missing: str = "model '{}' not found"
@@ -216,7 +212,6 @@ _OLD: Final = replace(
     tiers=False,
     told=False,
     hidden=False,
-    call_ids=False,
     schemas=False,
     runner="llama runner",
     missing='model "{}" not found, try pulling it first',
@@ -228,8 +223,8 @@ VERSIONS: Final[Sequence[tuple[tuple[int, ...], Version]]] = (
     ((0, 30, 9), _CURRENT),
     ((0, 30, 1), replace(_CURRENT, halves=False)),
     ((0, 30), replace(_CURRENT, halves=False, cached_counts=False)),
-    ((0, 15, 5), replace(_OLD, flags=True, told=True, call_ids=True, tiers=True)),
-    ((0, 12, 6), replace(_OLD, flags=True, told=True, call_ids=True)),
+    ((0, 15, 5), replace(_OLD, flags=True, told=True, tiers=True)),
+    ((0, 12, 6), replace(_OLD, flags=True, told=True)),
     ((0, 10), replace(_OLD, told=True)),
     ((0,), _OLD),
 )

@@ -129,7 +129,14 @@ class OllamaModel:
             exchange.end(self.now, "disconnected")
 
     def also(self, at: float, path: str, body: Mapping[str, Any], method: str = "POST") -> None:
-        """Another program on the machine sends this request then, and reads the answer to its end."""
+        """Another program on the machine sends a request, and reads the answer to its end.
+
+        Args:
+            at: when, in seconds on the host's clock.
+            path: such as `/api/chat`.
+            body: of the request, before it becomes JSON.
+            method: of HTTP.
+        """
         self._agenda.after(max(at - self.now, 0.0), lambda: self._tenant(method, path, body))
 
     def _tenant(self, method: str, path: str, body: Mapping[str, Any]) -> None:
