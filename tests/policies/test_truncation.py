@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from resilient_llm import ChatRequest, Image, Message
 from resilient_llm.policies.tokens import estimate_request
 from resilient_llm.policies.truncation import Counted, kind_of, pinned
-
 
 WORDS = "word " * 4000  # about 4,000 tokens
 
@@ -124,6 +125,11 @@ def half(request: ChatRequest) -> int:
 
 def eighth(request: ChatRequest) -> int:
     return sum(len(one.content) for one in request.messages) // 8
+
+
+def request_of(messages: Sequence[Message]) -> ChatRequest:
+    """A request of these messages alone."""
+    return ChatRequest(messages=tuple(messages))
 
 
 CODE = request_of([Message("user", "total = add(first, second)\n" * 30)])
@@ -246,7 +252,7 @@ def test_what_was_learned_near_the_window_decides_there() -> None:
     counted = taught(*[1.0] * 8, tokens=300)
     for _ in range(8):
         counted._add("words", 1.2, 2000)
-    assert counted.cut(turns(3600), 4090, 4096, half)  # 4,320 by the long ones, and 3,960 by all
+    assert counted.cut(turns(*[100] * 36), 4090, 4096, half)  # 4,320 by the long ones, and 3,960 by all
 
 
 @pytest.mark.parametrize(
@@ -260,13 +266,44 @@ def test_what_was_learned_near_the_window_decides_there() -> None:
         ([3800], 3600, False),  # it fits, though the estimate may be off by some
         ([4800], 4600, False),  # more than the window: it is not the one that we know
         ([4300], 4149, False),
-        ([4300], 4090, True),  # too much is missing
+        ([4300], 4090, False),  # a message that was cut leaves one of few numbers
+        ([4700], 4090, True),  # too much is missing
         ([3900], 2500, True),  # far too much
         ([3000], 1900, False),  # which an unknown tokenizer may do, below the window
     ],
 )
 def test_near_the_window_a_cut_has_to_explain_the_count(tokens: list[int], said: int, cut: bool) -> None:
     assert taught().cut(turns(*tokens), said, 4096, half) is cut
+
+
+def test_a_conversation_is_measured_by_what_its_beginning_was_counted_as() -> None:
+    begun, on = [100] * 33, [100] * 37
+    assert taught().cut(turns(*on), 3960, 4096, half) is False  # 3,700 by what is known of the model
+    counted = taught()
+    assert not counted.cut(turns(*begun), 3700, 4096, half)
+    assert counted.cut(turns(*on), 4040, 4096, half)  # 4,148 by its beginning
+    assert not counted.cut(turns(*[100] * 34), 3810, 4096, half)
+
+
+def test_what_goes_on_from_a_prompt_that_was_too_long_is_too_long() -> None:
+    counted = taught()
+    assert counted.cut(turns(9000), 2050, 4096, half)
+    assert counted.cut(turns(9000, 100, 100), 300, 4096, half)  # which would be few for a cut, but they are no less
+    assert not taught().cut(turns(9000, 100, 100), 4200, 4096, half)
+    assert not counted.cut(turns(9000, 100, 100), 9200, 16_384, half)  # the window has grown
+
+
+def test_of_a_server_that_refuses_what_is_too_long_only_what_can_be_nothing_else_is_a_cut() -> None:
+    sent = turns(*[100] * 41, 50)
+    assert taught().cut(sent, 4050, 4096, half)
+    assert not taught().cut(sent, 4050, 4096, half, refuses=True)
+    assert taught().cut(sent, 2050, 4096, half, refuses=True)
+
+
+def test_a_model_whose_vocabulary_its_name_tells_is_known_better_from_the_first_prompt_on() -> None:
+    sent = turns(2600)  # more than half as much again would be in the window of 4,096
+    assert Counted().cut(sent, 4096, 4096, half)
+    assert not Counted(named=True).cut(sent, 4096, 4096, half)
 
 
 def test_the_systems_words_are_never_left_out() -> None:
