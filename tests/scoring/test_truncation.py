@@ -1,7 +1,7 @@
 """A prompt that a server cut without a word: how many of them the library finds, and how often it cries wolf.
 
-The guard is blind here, or it would refuse nearly all of what is cut. The server of 0.9.3 ignores `truncate: false`; the
-newer ones are told by the call that they may cut.
+The guard is blind here, or it would refuse nearly all of what is cut. The server of 0.9.3 ignores `truncate: false`;
+the newer ones are told by the call that they may cut.
 """
 
 from __future__ import annotations
