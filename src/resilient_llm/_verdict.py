@@ -27,8 +27,8 @@ def accept(run: Run) -> None:
     done, leg, call, sent = run.gathered.done, run.leg, run.call, run.sent
     if done is None or not isinstance(sent, ChatRequest):
         return
-    counted, window, estimate = done.usage.input_tokens, leg.window, call.estimates.by(leg.family)
-    if leg.counted.cut(sent, counted, window, estimate, whole=leg.counts_whole):
+    counted, window, estimate = done.usage.input_tokens, leg.cuts_at, call.estimates.by(leg.family)
+    if leg.counted.cut(sent, counted, window, estimate, whole=leg.counts_whole, refuses=leg.refuses(sent)):
         done.degraded = (*done.degraded, "prompt_truncated")
     if done.degraded and call.tell is not None:
         call.tell(AnswerDegraded(call.number, leg.name, run.number, done.degraded, done.cause))

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import random
+from collections.abc import Sequence
 
 import pytest
 
 from resilient_llm import ChatRequest, Image, Message
-from resilient_llm.policies.tokens import Estimates, estimate_request
+from resilient_llm.policies.tokens import estimate_request
 from resilient_llm.policies.truncation import Counted, kind_of, pinned
-
-from .cutting import FACTORS, Cutting, Scripts, request_of
 
 WORDS = "word " * 4000  # about 4,000 tokens
 
 
 def prompt(*texts: str, system: str = "be brief") -> ChatRequest:
     roles = ["user", "assistant"] * len(texts)
-    return request_of([Message("system", system), *(Message(roles[at], text) for at, text in enumerate(texts))])
-
-
-def test_two_thousand_prompts_in_five_scripts_are_told_apart() -> None:
-    """The guard is blind here: it would have refused nearly all of what is cut."""
-    rng = random.Random(1)
-    scripts, counted, window = Scripts(rng), Counted(), 2048
-    right = wrong = missed = 0
-    for number in range(2000):
-        kind = rng.choice(list(FACTORS))
-        messages = scripts.prompt(kind, window * math.exp(rng.uniform(math.log(0.05), math.log(3))))
-        said, cut = Cutting(window, old=number % 3 == 0).count(messages, kind)
-        found = counted.cut(request_of(messages), said, window, Estimates())
-        right, wrong, missed = right + (found and cut), wrong + (found and not cut), missed + (cut and not found)
-    assert right > 500
-    assert missed == 0
-    assert right / (right + wrong) >= 0.99
+    turns = [Message(roles[at], text) for at, text in enumerate(texts)]
+    return ChatRequest((Message("system", system), *turns))
 
 
 def test_the_counts_of_a_cut_are_those_that_were_reported() -> None:
@@ -76,7 +58,7 @@ def test_a_wasteful_tokenizer_is_learned_and_then_a_cut_is_found_that_our_guess_
     assert spread < 0.05
     turns = prompt(*["word " * 150] * 21)  # 3,150 by our guess, 4,800 by theirs: three turns were dropped
     assert counted.cut(turns, 4050, 4096, estimate_request)
-    assert not counted.cut(prompt(*["word " * 150] * 17), 3900, 4096, estimate_request)
+    assert not counted.cut(prompt(*["word " * 150] * 16), 3670, 4096, estimate_request)
 
 
 def test_near_the_window_the_size_of_the_messages_decides() -> None:
@@ -114,7 +96,7 @@ def test_a_count_above_the_window_means_that_we_do_not_know_the_window() -> None
 
 
 def test_nobody_knows_what_an_image_counts() -> None:
-    request = request_of([Message("user", WORDS, images=[Image(data="aGk=")])])
+    request = ChatRequest((Message("user", WORDS, images=[Image(data="aGk=")]),))
     assert not Counted().cut(request, 1027, 2048, estimate_request)
 
 
@@ -143,6 +125,11 @@ def half(request: ChatRequest) -> int:
 
 def eighth(request: ChatRequest) -> int:
     return sum(len(one.content) for one in request.messages) // 8
+
+
+def request_of(messages: Sequence[Message]) -> ChatRequest:
+    """A request of these messages alone."""
+    return ChatRequest(messages=tuple(messages))
 
 
 CODE = request_of([Message("user", "total = add(first, second)\n" * 30)])
@@ -265,7 +252,7 @@ def test_what_was_learned_near_the_window_decides_there() -> None:
     counted = taught(*[1.0] * 8, tokens=300)
     for _ in range(8):
         counted._add("words", 1.2, 2000)
-    assert counted.cut(turns(3600), 4090, 4096, half)  # 4,320 by the long ones, and 3,960 by all
+    assert counted.cut(turns(*[100] * 36), 4090, 4096, half)  # 4,320 by the long ones, and 3,960 by all
 
 
 @pytest.mark.parametrize(
@@ -279,13 +266,44 @@ def test_what_was_learned_near_the_window_decides_there() -> None:
         ([3800], 3600, False),  # it fits, though the estimate may be off by some
         ([4800], 4600, False),  # more than the window: it is not the one that we know
         ([4300], 4149, False),
-        ([4300], 4090, True),  # too much is missing
+        ([4300], 4090, False),  # a message that was cut leaves one of few numbers
+        ([4700], 4090, True),  # too much is missing
         ([3900], 2500, True),  # far too much
         ([3000], 1900, False),  # which an unknown tokenizer may do, below the window
     ],
 )
 def test_near_the_window_a_cut_has_to_explain_the_count(tokens: list[int], said: int, cut: bool) -> None:
     assert taught().cut(turns(*tokens), said, 4096, half) is cut
+
+
+def test_a_conversation_is_measured_by_what_its_beginning_was_counted_as() -> None:
+    begun, on = [100] * 33, [100] * 37
+    assert taught().cut(turns(*on), 3960, 4096, half) is False  # 3,700 by what is known of the model
+    counted = taught()
+    assert not counted.cut(turns(*begun), 3700, 4096, half)
+    assert counted.cut(turns(*on), 4040, 4096, half)  # 4,148 by its beginning
+    assert not counted.cut(turns(*[100] * 34), 3810, 4096, half)
+
+
+def test_what_goes_on_from_a_prompt_that_was_too_long_is_too_long() -> None:
+    counted = taught()
+    assert counted.cut(turns(9000), 2050, 4096, half)
+    assert counted.cut(turns(9000, 100, 100), 300, 4096, half)  # which would be few for a cut, but they are no less
+    assert not taught().cut(turns(9000, 100, 100), 4200, 4096, half)
+    assert not counted.cut(turns(9000, 100, 100), 9200, 16_384, half)  # the window has grown
+
+
+def test_of_a_server_that_refuses_what_is_too_long_only_what_can_be_nothing_else_is_a_cut() -> None:
+    sent = turns(*[100] * 41, 50)
+    assert taught().cut(sent, 4050, 4096, half)
+    assert not taught().cut(sent, 4050, 4096, half, refuses=True)
+    assert taught().cut(sent, 2050, 4096, half, refuses=True)
+
+
+def test_a_model_whose_vocabulary_its_name_tells_is_known_better_from_the_first_prompt_on() -> None:
+    sent = turns(2600)  # more than half as much again would be in the window of 4,096
+    assert Counted().cut(sent, 4096, 4096, half)
+    assert not Counted(named=True).cut(sent, 4096, 4096, half)
 
 
 def test_the_systems_words_are_never_left_out() -> None:
