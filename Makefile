@@ -5,12 +5,13 @@ UV := $(BIN)/uv
 RUN := .venv/.run
 DEV := .venv/.dev
 BENCH := .venv/.bench
+MUTANTS := .venv/.mutants
 OLLAMA := .real/ollama/.installed
 PHOENIX := .real/phoenix/.installed
 MLFLOW := .real/mlflow/.installed
 LITELLM := .real/litellm/.installed
 
-.PHONY: demo test check format bench simulate soak real real-install peers stacks clean
+.PHONY: demo test check format bench simulate mutants soak real real-install peers stacks clean
 
 demo: $(RUN)  ## the main job, against a real Ollama if there is one, else against simulated servers
 	@$(BIN)/python -m examples.demo
@@ -34,6 +35,11 @@ bench: $(BENCH)  ## speed and size beside peers; writes benchmarks/results.md
 simulate: $(DEV)  ## a month of a client's life in virtual time: DAYS=30; SEED=7 replays one
 	$(BIN)/python -m tests.simulation --days $(or $(DAYS),30) $(if $(SEED),--seed $(SEED))
 
+mutants: $(MUTANTS)  ## breaks the pure policies in every small way and looks whether a test notices; an hour of two cores
+	@mkdir -p mutants/src
+	PYTHONPATH=$(CURDIR)/mutants/src nice $(BIN)/mutmut run --max-children $(or $(CHILDREN),2)
+	@$(BIN)/python -m tests.mutants
+
 soak: $(DEV)  ## two minutes of faults and cancellations on real sockets: nothing lost, nothing left, memory flat
 	$(BIN)/python -W error::ResourceWarning -m tests.soak
 
@@ -53,7 +59,7 @@ stacks: $(DEV) $(PHOENIX) $(MLFLOW)  ## the traces and metrics in real Phoenix, 
 	$(BIN)/python -m pytest stacks
 
 clean:
-	rm -rf .venv .real .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .real mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(UV):
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed") if sys.version_info < (3, 11) else None'
@@ -71,6 +77,10 @@ $(DEV): $(RUN)
 
 $(BENCH): $(DEV)
 	@$(UV) pip install -q --python $(BIN)/python -c constraints.txt -e ".[testing]" --group dev --group bench
+	@touch $@
+
+$(MUTANTS): $(DEV)
+	@$(UV) pip install -q --python $(BIN)/python -c constraints.txt -e ".[testing]" --group dev --group mutants
 	@touch $@
 
 $(OLLAMA): tests/real/ollama.txt | $(UV)

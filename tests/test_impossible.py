@@ -74,7 +74,10 @@ CASES: list[tuple[Callable[..., object], dict[str, list[Any]]]] = [
     (Timeouts, dict.fromkeys(("connect", "load", "first_token", "between_tokens"), SECONDS)),
     (ContextGuard, {"window": COUNT, "reserve": [one for one in COUNT if one != 0]}),
     (ContextGuard, {"overflow": [None, 0, 1, "refuse", []], "counter": [0, 1, "words", []]}),
-    (OutputSentinel, {"loop": [*COUNT, 63], "whitespace": [*COUNT, 15], "run_on": [*SIZE, 0.99]}),
+    (
+        OutputSentinel,
+        {"loop": [*COUNT, 63], "whitespace": [*COUNT, 15], "run_on": [*SIZE, 0.99], "empty": ["no", None]},
+    ),
     (price, {name: [one for one in SIZE if one != 0] for name in ("input", "output", "cached_input")}),
     (
         route,
@@ -132,6 +135,7 @@ def test_values_that_exclude_each_other_are_refused_and_both_shown(
     with pytest.raises(ConfigError) as caught:
         make(**given)
     assert all(word in str(caught.value) for word in shows)
+    assert str(caught.value).startswith((f"{shows[0]}: ", "RateLimit: "))
 
 
 @pytest.mark.parametrize(

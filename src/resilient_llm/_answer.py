@@ -31,6 +31,7 @@ def reply_of(run: Run) -> ChatReply:
         timings=timings_of(run),
         degraded=degraded,
         request_id=run.request_id,
+        private=run.call.request.private,
     )  # fmt: skip
 
 

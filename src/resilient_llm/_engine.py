@@ -205,9 +205,8 @@ class Engine:
             run.first_token(await anext(batches))
             add, progress = gathered.add, run.watch.progress
             if not whole:
-                while (
-                    run.first and type(run.first[0]) is ToolPiece
-                ):  # nothing to be handed over yet: what breaks now is repeated
+                # Nothing to be handed over yet: what breaks now is repeated.
+                while run.first and type(run.first[0]) is ToolPiece:
                     run.first = await anext(batches)
                     add(run.first)
                     run.heard = progress()

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from resilient_llm._replies import Attempt, Usage
 
 Fault = Literal["backend", "caller"]
-OutputFault = Literal["schema", "loop", "whitespace", "run_on"]
+OutputFault = Literal["schema", "loop", "whitespace", "run_on", "empty"]
 Phase = Literal["queue", "connect", "load", "first_token", "stream"]
 
 
@@ -278,7 +278,7 @@ class OutputInvalid(LLMError):
     """What the model wrote cannot be used: an unparsable tool call, an answer outside its schema, a loop.
 
     Attributes:
-        kind: `schema`, `loop`, `whitespace` or `run_on`; `None` where the server found it.
+        kind: `schema`, `loop`, `whitespace`, `run_on` or `empty`; `None` where the server found it.
         reply: the `ChatReply` that failed the check, where there is a whole one. Not part of `args` or `repr`.
         partial: the text of an answer that was cut here. Not part of them either.
     """

@@ -23,7 +23,7 @@ from resilient_llm._needs import why_not
 from resilient_llm._route import Route, backend_of
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm.policies import history, plan, timeouts
-from resilient_llm.policies._weights import family_of
+from resilient_llm.policies._weights import family_of, named_family
 from resilient_llm.policies.breaker import CircuitBreaker, Transition
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, refuse
@@ -61,8 +61,8 @@ class Leg:
         self.bulkhead.resolve(slots, None if self.local else HOSTED_MOST)
         self.rate = route.rate
         self.guard = route.guard or ContextGuard()
-        self.counted = Counted()
         self.family = family_of(self.model)
+        self.counted = Counted(named=named_family(self.model) is not None)
         self.sentinel = route.sentinel or OutputSentinel()
         self.streams = route.streams is not False
         self.space = route.space or self.model
@@ -142,6 +142,17 @@ class Leg:
     def counts_whole(self) -> bool:
         """The server's count of a prompt has what it held in its cache, too."""
         return getattr(self.backend, "counts_whole", True)
+
+    @property
+    def cuts_at(self) -> int | None:
+        """The window to which the server cuts, as far as it tells; else the one that is known."""
+        told: int | None = getattr(self.backend, "window", None)
+        return self.window if told is None else told
+
+    def refuses(self, request: ChatRequest) -> bool:
+        """The server says that it refuses what is too long, instead of cutting it."""
+        told = getattr(self.backend, "refuses", None)
+        return told is not None and bool(told(request))
 
     def takes_over(self, error: LLMError, failed: Leg) -> bool:
         """Whether this route may be worth trying after that one's error: an overflow needs a larger window, or a rule.

@@ -27,7 +27,9 @@ class ChatOptions(TypedDict, total=False):
         temperature: 0 to 2. Default the server's.
         seed: for a repeatable answer, as far as the server can.
         stop: one string or several that end the answer.
-        tools: functions, `Tool`s or OpenAI-style dicts that the model may ask for.
+        tools: functions, `Tool`s or OpenAI-style dicts that the model may ask for. Of a function it is told the name,
+            the first paragraph of the docstring, and a schema of the parameters by their annotations; what one means
+            is said by `Annotated[str, Field(description="…")]`.
         tool_choice: `auto`, `none`, `required` or the name of a tool.
         reasoning: how much the model thinks first: `none`, `low`, `medium`, `high`.
         conversation: calls with the same one stay on one route while that is healthy.

@@ -38,13 +38,9 @@ class Usage:
     estimated: bool = False
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            _sum(self.input_tokens, other.input_tokens),
-            _sum(self.output_tokens, other.output_tokens),
-            _sum(self.cached_tokens, other.cached_tokens),
-            _sum(self.reasoning_tokens, other.reasoning_tokens),
-            self.estimated or other.estimated,
-        )
+        counts = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+        sums = {name: _sum(getattr(self, name), getattr(other, name)) for name in counts}
+        return Usage(**sums, estimated=self.estimated or other.estimated)
 
 
 def _sum(a: int | None, b: int | None) -> int | None:
@@ -181,11 +177,9 @@ class ServedBy:
     """What answered, as far as the server tells.
 
     Attributes:
-        route: the name of the route.
         model: as the server names it, else as it was asked for.
         provider: such as `ollama`, `openai` or `compatible`.
-        digest: of the model's files (Ollama).
-        quantization: such as `Q4_K_M` (Ollama).
+        digest: of the model's files, and its `quantization`, such as `Q4_K_M` (Ollama).
         window: of the context, in tokens.
         seed: that was sent with the request; a repeat of an answer that ran in circles has the caller's plus one.
         fingerprint: of the server's configuration (OpenAI's `system_fingerprint`).
@@ -203,11 +197,9 @@ class ServedBy:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A vector space: only vectors of one space may be compared.
+    """A vector space, of so many `dimensions`: only vectors of one space may be compared.
 
-    Attributes:
-        name: what `Route(space=)` says, else the model.
-        dimensions: numbers in a vector.
+    Its `name` is what `Route(space=)` says, else the model.
     """
 
     name: str
@@ -235,6 +227,7 @@ class ChatReply:
             `field_dropped` (something that was asked for was not sent, or in a weaker form), `reloaded` (the model was
             loaded anew in mid-call), `cpu_spill` (it is not wholly on the GPU), `restarted` (a stream began anew).
         request_id: the server's id of the request.
+        private: a message of the call was; so is `message` then, because what it says comes from there.
     """
 
     text: str
@@ -249,11 +242,15 @@ class ChatReply:
     timings: Timings
     degraded: tuple[Degraded, ...] = ()
     request_id: str | None = None
+    private: bool = False
 
     @property
     def message(self) -> Message:
         """The answer as a message, to be put into the history of the next call."""
-        return Message("assistant", self.text, reasoning=self.reasoning, tool_calls=self.tool_calls, route=self.route)
+        return Message(
+            "assistant", self.text, reasoning=self.reasoning, tool_calls=self.tool_calls, route=self.route,
+            private=self.private,
+        )  # fmt: skip
 
     @property
     def spent(self) -> Usage:
@@ -291,7 +288,7 @@ class EmbedReply:
         return sum((one.usage for one in self.attempts), Usage())
 
     def __repr__(self) -> str:
-        size = f"{len(self.vectors)} vectors of {self.space.dimensions}"
+        size = f"{len(self.vectors)} vector{'' if len(self.vectors) == 1 else 's'} of {self.space.dimensions}"
         return f"EmbedReply({size}, {self.route}, {describe(self.attempts)})"
 
 

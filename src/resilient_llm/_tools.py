@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, create_model
@@ -49,7 +50,8 @@ def tool_from(function: Callable[..., Any]) -> Tool:
     Raises:
         ConfigError: a parameter has no JSON schema, or is `*args` or `**kwargs`.
     """
-    name = getattr(function, "__name__", type(function).__name__)
+    own = function.func if isinstance(function, partial) else function
+    name = getattr(own, "__name__", type(own).__name__)
     if not name.isidentifier():
         raise ConfigError(f"tools: {name} is no name that a model can call; give a function made with def, or a Tool")
     fields: dict[str, Any] = {}
@@ -71,7 +73,7 @@ def tool_from(function: Callable[..., Any]) -> Tool:
         raise ConfigError(f"tools: {name}: no JSON schema for its parameters: {type(error).__name__}") from None
     schema.pop("title", None)
     schema.pop("description", None)
-    description = (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
+    description = (inspect.getdoc(own) or "").split("\n\n")[0].replace("\n", " ")
     return Tool(name, description, schema, function)
 
 

@@ -6,7 +6,7 @@ saw all of the question.
 
 from __future__ import annotations
 
-from resilient_llm._errors import ContextOverflow
+from resilient_llm._errors import ContextOverflow, OutputInvalid
 from resilient_llm._events import AnswerDegraded
 from resilient_llm._run import Run
 from resilient_llm._types import ChatRequest
@@ -22,15 +22,18 @@ def accept(run: Run) -> None:
 
     Raises:
         ContextOverflow: the context was cut, and the route says that this is a failure.
+        OutputInvalid: the model thought until its limit, and the route's sentinel says that this is one.
     """
     done, leg, call, sent = run.gathered.done, run.leg, run.call, run.sent
     if done is None or not isinstance(sent, ChatRequest):
         return
-    counted, window, estimate = done.usage.input_tokens, leg.window, call.estimates.by(leg.family)
-    if leg.counted.cut(sent, counted, window, estimate, whole=leg.counts_whole):
+    counted, window, estimate = done.usage.input_tokens, leg.cuts_at, call.estimates.by(leg.family)
+    if leg.counted.cut(sent, counted, window, estimate, whole=leg.counts_whole, refuses=leg.refuses(sent)):
         done.degraded = (*done.degraded, "prompt_truncated")
     if done.degraded and call.tell is not None:
         call.tell(AnswerDegraded(call.number, leg.name, run.number, done.degraded, done.cause))
+    if leg.sentinel.empty == "fail" and "thinking_ate_budget" in done.degraded:
+        raise OutputInvalid("the model used its limit up in thinking and said nothing", kind="empty")
     if leg.route.on_truncation == "warn":
         return
     what = next((text for name, text in _CUT.items() if name in done.degraded), None)

@@ -43,7 +43,7 @@ hosted first RateLimited
   empty or a breaker that has opened meanwhile never hides it.
 - No error shows a key, a prompt or an answer in its text, its `repr` or its traceback. What had arrived of an answer is
   in `.partial`.
-- The class says what holds by default; an instance may say otherwise, because a server did
+- The class says what holds by default; an instance may say otherwise, because a server or a short deadline did
   ([which answer of which server becomes what](outcomes.md)).
 
 Those in **bold** can be imported from `resilient_llm`, all of them from `resilient_llm.errors`.

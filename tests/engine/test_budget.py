@@ -75,3 +75,13 @@ async def test_a_call_inside_a_running_attempt_makes_one_attempt_per_route(ask: 
     assert [len(one.attempts) for one in error.failures] == [1, 2]
     error = await error_of(client(*inner).chat("not inside"), AllRoutesFailed)
     assert len(error.attempts) == 6
+
+
+async def test_two_clients_that_would_each_try_three_times_try_three_times_together(ask: Ask) -> None:
+    server = FakeBackend(fail(ServerError("no")), name="server")
+    thrice = {"retry": Retry(attempts=3), "budget": unlimited(), "breaker": DEAD}
+    inner = client(Route(server, **thrice))
+    await error_of(ask(client(Route(Nested(inner), **thrice))), ServerError)
+    assert server.opened == 3
+    await error_of(inner.chat("not inside"), ServerError)
+    assert server.opened == 6

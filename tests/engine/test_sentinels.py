@@ -104,9 +104,11 @@ async def test_an_answer_that_ends_by_itself_is_one_whatever_it_repeats(ask: Ask
     assert (await ask(client(FakeBackend(say(whole))))).text == whole
 
 
-async def test_a_server_that_does_not_know_the_limit_is_stopped() -> None:
+@pytest.mark.parametrize(("window", "limit"), [(None, 100), (100, None)])
+async def test_a_server_that_does_not_know_the_limit_is_stopped(window: int | None, limit: int | None) -> None:
     endless = [f"word{number} " for number in range(5000)]
-    error = await error_of(client(FakeBackend(say(*endless))).chat("hi", max_tokens=100), OutputInvalid)
+    backend = FakeBackend(say(*endless), window=window)
+    error = await error_of(client(backend).chat("hi", max_tokens=limit), OutputInvalid)
     assert error.kind == "run_on"
     assert len(error.partial.split()) < 1000
 
@@ -115,6 +117,41 @@ async def test_white_space_instead_of_json_is_cut() -> None:
     backend = FakeBackend(say("{", *["\n  "] * 3000), say("4", "2"))
     assert (await client(backend).parse("hi", int)).output == 42
     assert len(backend.requests) == 2
+
+
+EATEN = say(reasoning=("Let me ", "see. "), finish="length")
+
+
+async def test_an_answer_that_thinking_ate_is_one_unless_the_sentinel_says_otherwise(ask: Ask) -> None:
+    backend = FakeBackend(EATEN, say("Paris"))
+    reply = await ask(client(backend), max_tokens=2, seed=7)
+    assert (reply.text, reply.degraded) == ("", ("cut_at_length", "thinking_ate_budget"))
+
+
+async def test_where_it_says_so_it_is_asked_for_once_more_and_then_sent_on() -> None:
+    strict = OutputSentinel(empty="fail")
+    backend = FakeBackend(EATEN, say("Paris"))
+    reply = await client(Route(backend, sentinel=strict)).chat("hi", max_tokens=2, seed=7)
+    assert (reply.text, [request.seed for request in backend.requests]) == ("Paris", [7, 8])
+    first = Route(FakeBackend(EATEN, name="a"), sentinel=strict, falls_back_on=(OutputInvalid,))
+    reply = await client(first, FakeBackend(say("Paris"), name="b")).chat("hi", max_tokens=2)
+    assert [one.route for one in reply.attempts] == ["a", "a", "b"]
+    error = reply.attempts[0].error
+    assert isinstance(error, OutputInvalid)
+    assert (error.kind, error.fault, error.reply.reasoning) == ("empty", None, "Let me see. ")
+
+
+async def test_a_stream_of_thoughts_alone_raises_at_its_end_or_restarts() -> None:
+    for on_break, ends in (("raise", "OutputInvalid"), ("restart", "Done")):
+        route = Route(FakeBackend(EATEN, say("Paris")), sentinel=OutputSentinel(empty="fail"), on_break=on_break)
+        seen: list[str] = []
+        async with client(route).stream("hi", max_tokens=2) as stream:
+            try:
+                async for event in stream:
+                    seen.append(type(event).__name__)
+            except OutputInvalid as error:
+                seen.append(type(error).__name__)
+        assert seen[-1] == ends
 
 
 async def test_a_sentinel_can_be_taken_off() -> None:

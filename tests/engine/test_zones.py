@@ -78,6 +78,16 @@ async def test_a_private_message_keeps_its_call_off_the_internet(ask: Ask) -> No
     assert len(backends[2].requests) == 1
 
 
+async def test_what_was_made_of_a_private_message_is_private(ask: Ask) -> None:
+    backends = three()
+    llm = client(*backends)
+    reply = await ask(llm, [Message("user", "a secret", private=True)])
+    public = await ask(llm, "no secret")
+    assert (reply.message.private, public.message.private) == (True, False)
+    assert (await ask(llm, [reply.message, Message("user", "say it in French")])).route == "network"
+    assert backends[2].requests == []
+
+
 @pytest.mark.parametrize("strict", [*WAYS, "private"])
 async def test_the_strictest_holds_and_false_never_loosens(ask: Ask, strict: str) -> None:
     for others in (False, True):

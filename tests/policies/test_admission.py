@@ -34,6 +34,12 @@ def test_with_room_and_a_closed_breaker_an_attempt_gets_both() -> None:
     assert repr(given) == "Ticket(Permit(normal, generation 0), Reservation(70 tokens, open))"
 
 
+def test_who_names_no_tokens_takes_none() -> None:
+    rate = RateLimit(tokens_per_minute=100)
+    ticket(Admission(CircuitBreaker(), rate), 0)
+    assert rate.snapshot(0).tokens == 0
+
+
 def test_without_a_rate_limit_the_breaker_decides_alone() -> None:
     given = ticket(Admission(CircuitBreaker(), tokens=10**9), 0)
     assert given.reservation is None
@@ -115,9 +121,9 @@ def started_slowly() -> CircuitBreaker:
     return breaker
 
 
-@pytest.mark.parametrize("rate", [None, RateLimit(tokens_per_minute=100)], ids=["no rate", "rate"])
-def test_while_a_breaker_starts_slowly_who_has_no_other_route_waits_for_its_turn(rate: RateLimit | None) -> None:
-    breaker = started_slowly()
+@pytest.mark.parametrize("limited", [False, True])
+def test_while_a_breaker_starts_slowly_who_has_no_other_route_waits_for_its_turn(limited: bool) -> None:
+    breaker, rate = started_slowly(), RateLimit(tokens_per_minute=100) if limited else None
     first = ticket(Admission(breaker, rate, tokens=60), 5)
     elsewhere, here = Admission(breaker, rate, tokens=20), Admission(breaker, rate, tokens=20, waits=True)
     assert isinstance(elsewhere.peek(5), CircuitOpen)

@@ -15,10 +15,12 @@ from resilient_llm._errors import (
     BadRequest,
     CircuitOpen,
     ConfigError,
+    ConnectFailed,
     DeadlineExceeded,
     FirstTokenTimeout,
     RateLimited,
     ServerError,
+    StreamStalled,
 )
 from resilient_llm.policies.breaker import CircuitBreaker, Permit, Transition
 
@@ -275,6 +277,21 @@ def test_what_a_server_says_ends_the_silence(verb: str) -> None:
         breaker.admit(second).slow(second + 4, since=second)
         getattr(breaker.admit(second + 4), verb)(second + 4)
     assert (breaker.state(60), breaker.snapshot(60).slow) == ("closed", 0)
+
+
+def test_what_opened_it_is_told_as_silence_or_not() -> None:
+    for errors, slow in (
+        ([FirstTokenTimeout("no"), StreamStalled("no")], True),
+        ([ServerError("no")] * 4 + [FirstTokenTimeout("no")], True),
+        ([FirstTokenTimeout("no")] + [ConnectFailed("no")] * 4, False),
+    ):
+        told: list[Transition] = []
+        breaker = CircuitBreaker()
+        breaker.on_change.append(told.append)
+        for error in errors:
+            assert not told
+            breaker.admit(0).judge(error, 0)
+        assert [(one.after, one.slow) for one in told] == [("open", slow)]
 
 
 def test_a_failure_between_two_slow_attempts_breaks_the_row() -> None:
@@ -575,8 +592,12 @@ def test_impossible_values_are_refused_and_shown(values: dict[str, object], show
 
 def test_its_repr_says_what_state_it_is_in_and_why() -> None:
     assert repr(opened()).startswith("CircuitBreaker(open: 5 failures in a row")
+    assert repr(CircuitBreaker()).startswith("CircuitBreaker(closed, 0 of 5 failures in a row, 0 of 0 failed, opens at")
     assert repr(CircuitBreaker(mode="forced_open")).startswith("CircuitBreaker(closed, forced_open, 0 of 5 failures")
-    assert repr(opened().admit(5)) == "Permit(probe, generation 2)"
+    probe = opened().admit(5)
+    assert repr(probe) == "Permit(probe, generation 2)"
+    probe.release()
+    assert repr(probe) == "Permit(probe, generation 2, settled)"
 
 
 def test_a_permit_that_is_dropped_leaves_no_cycle_behind() -> None:
@@ -584,3 +605,15 @@ def test_a_permit_that_is_dropped_leaves_no_cycle_behind() -> None:
     gc.collect()
     breaker.admit(0).success(0)
     assert not [thing for thing in gc.get_objects() if isinstance(thing, Permit)]
+
+
+def test_in_a_child_of_fork_no_probe_is_under_way_and_no_lock_is_held() -> None:
+    breaker = opened()
+    breaker.admit(5)
+    breaker._lock.acquire()
+    breaker._telling.acquire()
+    breaker.after_fork()
+    told: list[Transition] = []
+    breaker.on_change.append(told.append)
+    breaker.admit(5).failure(5)
+    assert [one.after for one in told] == ["open"]

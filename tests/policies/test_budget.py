@@ -132,3 +132,17 @@ def test_its_repr_says_what_is_left() -> None:
     budget = RetryBudget(burst=10)
     budget.draw()
     assert repr(budget) == "RetryBudget(9.0 of 10 left, +0.1 a call)"
+
+
+def test_the_defaults_are_a_tenth_and_ten() -> None:
+    budget = RetryBudget()
+    assert (budget.ratio, budget.burst, budget.balance) == (0.1, 10, 10)
+
+
+def test_a_child_of_fork_waits_for_nobody() -> None:
+    budget = RetryBudget(ratio=0.5, burst=1)
+    holder = threading.Thread(target=budget._lock.acquire)
+    holder.start()
+    holder.join()
+    budget.after_fork()
+    assert budget.draw()

@@ -282,3 +282,69 @@ def test_its_repr_names_the_rule() -> None:
         "ContextGuard(window=None, reserve=None, overflow=drop_oldest, counter=estimate)"
     )
     assert "refuse" in repr(ContextGuard(overflow=refuse, counter=words))
+
+
+def test_without_a_word_of_the_users_the_oldest_go_one_by_one() -> None:
+    guard = ContextGuard(reserve=0, overflow=drop_oldest, counter=words)
+    request = ask(*(say("assistant", one) for one in "abc"))
+    assert said(guard.fit(request, 2000)) == ["b", "c"]
+    assert said(guard.fit(request, 1000)) == ["c"]
+
+
+def test_what_the_developer_says_stays() -> None:
+    guard = ContextGuard(reserve=0, overflow=drop_oldest, counter=words)
+    request = ask(say("developer", "d"), "a", say("assistant", "b"), "c")
+    assert said(guard.fit(request, 2000)) == ["d", "c"]
+
+
+def test_a_call_without_an_id_and_its_late_result_stay_together() -> None:
+    calls = (ToolCall("search", {}),)
+    history = [say("assistant", "b", tool_calls=calls), say("assistant", "c"), say("tool", "d"), say("assistant", "e")]
+    guard = ContextGuard(reserve=0, overflow=drop_oldest, counter=words)
+    assert said(guard.fit(ask("a", *history), 5000)) == ["a", "b", "c", "d", "e"]
+    assert said(guard.fit(ask("a", *history), 4000)) == ["a", "e"]
+    other = ask("a", say("assistant", "b", tool_calls=calls), "c", say("assistant", "e"))
+    assert said(guard.fit(other, 2000)) == ["c", "e"]
+
+
+def test_a_result_that_belongs_to_no_call_stays_where_it_is() -> None:
+    guard = ContextGuard(reserve=0, overflow=drop_oldest, counter=words)
+    request = ask("a", "b", say("tool", "c", tool_call_id="gone"), "d")
+    assert said(guard.fit(request, 3000)) == ["b", "c", "d"]
+
+
+def test_what_fits_surely_leaves_the_reserve_free() -> None:
+    assert ContextGuard(reserve=1000).fits_surely(ask(Message("user", "x" * 5000)), 10_000)
+    assert not ContextGuard(reserve=9000).fits_surely(ask(Message("user", "x" * 5000)), 10_000)
+
+
+def test_a_rule_is_told_that_nothing_has_no_tokens() -> None:
+    counts: list[int] = []
+
+    def last(messages: Sequence[Message], room: int, count: Count) -> Sequence[Message]:
+        counts.extend([count([]), count(messages[-1:]), room])
+        return messages[-1:]
+
+    ContextGuard(reserve=0, overflow=last, counter=words).fit(ask("a b", "c"), 1500)
+    assert counts == [0, 1000, 1500]
+
+
+def test_a_refusal_in_full() -> None:
+    with pytest.raises(ContextOverflow) as caught:
+        ContextGuard(reserve=9000, counter=lambda request: 9000).fit(ask(Message("user", "word " * 9000)), 8192)
+    rest = "Shorten it, use a larger window or a smaller reserve, or let ContextGuard(overflow=drop_oldest) leave out"
+    assert str(caught.value) == (
+        "the prompt has 9000 tokens, but the window of 8192 has room for 0: 9000 are kept for the answer."
+        f" {rest} the oldest turns"
+    )
+    with pytest.raises(ContextOverflow, match=r"^the prompt has about 3"):
+        ContextGuard().fit(ask(Message("user", "word " * 3000)), 2048)
+
+
+def test_its_repr_names_what_has_no_name_of_its_own_by_its_kind() -> None:
+    class Rule:
+        def __call__(self, *given: object) -> Sequence[Message]:
+            raise NotImplementedError
+
+    assert repr(ContextGuard(overflow=Rule(), counter=words)).endswith("overflow=Rule, counter=words)")
+    assert repr(ContextGuard(counter=Rule())).endswith("overflow=refuse, counter=Rule)")

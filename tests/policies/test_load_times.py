@@ -63,3 +63,25 @@ def test_the_last_known_reason_is_kept() -> None:
     loads.lost(0, "num_ctx: 8192 instead of 4096")
     loads.lost(1, None)
     assert loads.why == "num_ctx: 8192 instead of 4096"
+
+
+def test_what_is_usual_is_taken_over_the_last_twenty_answers_and_from_three_on() -> None:
+    loads = Loads()
+    assert not loads.unexpected(1.0)  # what is exactly a second is none
+    for seconds in (0.01, 0.01):
+        assert not loads.unexpected(seconds)
+    assert loads.unexpected(0.6)  # three are enough
+    slow = Loads()
+    for seconds in [0.4] * 60:
+        assert not slow.unexpected(seconds)
+    assert not slow.unexpected(1.9)
+    for _ in range(20):
+        slow.unexpected(0.05)
+    assert slow.unexpected(0.6)
+
+
+def test_losses_of_exactly_ten_minutes_are_thrash() -> None:
+    loads = Loads()
+    assert loads.why is None
+    assert [loads.lost(now, None) for now in (0, 300, 600)] == [False, False, True]
+    assert not loads.thrash(600.1)

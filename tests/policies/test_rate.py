@@ -381,6 +381,7 @@ def test_its_repr_and_its_snapshot_say_what_is_taken() -> None:
     assert limit.snapshot(0.12).wait == 0
     taken(limit, 10, 1)
     snapshot = limit.snapshot(1.02)
+    assert full_but_for_one() == 0
     assert (snapshot.requests_per_minute, snapshot.tokens_per_minute, snapshot.tokens) == (500, 200_000, 10)
     assert snapshot.wait == pytest.approx(0.1)
 
@@ -389,3 +390,10 @@ def test_a_snapshot_of_a_full_minute_says_when_it_is_over() -> None:
     limit = RateLimit(tokens_per_minute=100)
     taken(limit, 100, 0)
     assert limit.snapshot(20).wait == 40
+
+
+def full_but_for_one() -> float:
+    """Seconds until a small request has room, where one token is left."""
+    limit = RateLimit(tokens_per_minute=10)
+    taken(limit, 9, 0)
+    return limit.snapshot(0).wait

@@ -15,6 +15,7 @@ from resilient_llm import LLMError, Retry
 from resilient_llm.errors import (
     ConnectFailed,
     ConnectTimeout,
+    EmptyReply,
     ModelNotFound,
     Overloaded,
     QuotaExhausted,
@@ -139,3 +140,46 @@ def test_the_order_is_the_users_then_where_the_conversation_is_then_what_was_put
     assert plan.order(routes, lambda route: route == "a") == ["b", "c", "a"]
     assert plan.order(routes, lambda route: route == "c", stays="c") == ["a", "b", "c"]
     assert plan.order(["a"], lambda route: True) == ["a"]
+
+
+class Highest(random.Random):
+    """Chance at its worst."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+@pytest.mark.parametrize(
+    ("local", "kind", "tops"),
+    [
+        (False, ServerError, [0.5, 1, 2, 4, 8, 16, 20, 20]),
+        (True, ServerError, [0.5, 1, 2, 4, 8, 10, 10, 10]),
+        (False, RateLimited, [1, 2, 4, 8, 16, 20, 20, 20]),
+        (False, Overloaded, [1, 2, 4, 8, 16, 20, 20, 20]),
+        (True, Overloaded, [0.5, 1, 2, 4, 8, 10, 10, 10]),
+    ],
+)
+def test_the_top_of_the_jitter_doubles_up_to_its_cap(local: bool, kind: type[LLMError], tops: list[float]) -> None:
+    waits = [delay(kind("no"), tried=tried, local=local, rng=Highest()) for tried in range(1, 9)]
+    assert waits == tops
+
+
+def test_a_second_answer_that_is_no_use_is_the_last() -> None:
+    assert delay(EmptyReply("nothing"), tried=1) is not None
+    assert delay(EmptyReply("nothing"), tried=2) is None
+
+
+def test_a_hint_of_nothing_is_a_repeat_at_once() -> None:
+    assert delay(RateLimited("slow", retry_after=0), rng=Highest()) == 0.0
+
+
+def test_a_strategy_is_told_which_attempt_it_was_and_how_it_ended() -> None:
+    told: list[Any] = []
+
+    def wait(state: Any) -> float:
+        told.extend([state.attempt_number, state.outcome.exception()])
+        return 1.5
+
+    error = ServerError("no")
+    assert delay(error, tried=3, policy=Retry(attempts=9, wait=wait)) == 1.5  # type: ignore[arg-type]
+    assert told == [3, error]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_llm.policies._slots import Limit, Tokens
+from resilient_llm.policies._slots import ABANDONED, Limit, Slot, Tokens
 from resilient_llm.policies.bulkhead import Bulkhead
 
 from .test_bulkhead import Thing, peek
@@ -42,6 +45,89 @@ def test_a_fixed_number_stays(outcomes: list[tuple[str, int, int]], slots: int) 
     assert limit.slots == slots
 
 
+class Reader:
+    """A stream whose progress the test says."""
+
+    def __init__(self) -> None:
+        self.at: object = None
+        self.revoked = 0
+
+    def progress(self) -> object:
+        return self.at
+
+    def revoke(self) -> None:
+        self.revoked += 1
+
+
+def test_only_a_reader_who_reads_nothing_for_a_minute_is_sent_away() -> None:
+    (slot,) = [Bulkhead(1).try_acquire(lambda now: Thing(), 0.0)]
+    assert slot is not None
+    slot.look(1000)  # no stream: nobody can have forgotten it
+    slot.reader = reader = Reader()
+    slot.look(1000)
+    slot.look(2000)  # it waits for its server
+    reader.at = "first"
+    slot.look(2001)
+    slot.look(2001 + ABANDONED - 0.1)
+    assert reader.revoked == 0
+    slot.look(2001 + ABANDONED)
+    assert reader.revoked == 1
+    reader.at = "second"
+    slot.look(2100)
+    slot.look(2100 + ABANDONED - 0.1)
+    assert reader.revoked == 1
+    reader.at = None
+    slot.look(2100 + ABANDONED)
+    reader.at = "second"
+    slot.look(2101 + ABANDONED)
+    assert reader.revoked == 1
+
+
+@pytest.mark.anyio
+async def test_who_waits_gets_a_slot_in_the_step_in_which_the_number_grows() -> None:
+    bulkhead, got = Bulkhead(1, 2), []
+
+    async def wait() -> None:
+        got.append(await bulkhead.acquire(lambda now: Thing(), peek, deadline=1e6, clock=lambda: 0.0))
+
+    assert bulkhead.try_acquire(lambda now: Thing(), 0.0)
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        while not bulkhead.queued:
+            await anyio.lowlevel.checkpoint()
+        bulkhead.answered(0.0)
+        assert (bulkhead.slots, bulkhead.inflight, bulkhead.queued) == (2, 2, 0)
+    assert len(got) == 1
+
+
+def test_a_stream_is_the_reader_of_its_slot_and_a_child_of_fork_has_neither() -> None:
+    bulkhead, reader = Bulkhead(2), Reader()
+    slot = bulkhead.try_acquire(lambda now: Thing(), 0.0)
+    assert slot is not None
+    bulkhead.read_by(reader, slot)
+    assert slot.reader is reader
+    bulkhead.after_fork()
+    assert (bulkhead.inflight, bulkhead.queued, bulkhead._read) == (0, 0, set())
+    unknown = Bulkhead()
+    unknown.after_fork()
+    assert unknown.inflight == 0
+
+
+def test_its_repr_names_what_it_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert repr(Bulkhead(2, shared="box")) == "Bulkhead(0 of 2 slots in use shared as 'box', 0 queued)"
+    assert repr(Bulkhead(2)) == "Bulkhead(0 of 2 slots in use, 0 queued)"
+
+
+def test_its_repr_says_whether_it_is_held() -> None:
+    bulkhead = Bulkhead(1)
+    slot = bulkhead.try_acquire(lambda now: Thing(), 0.0)
+    assert isinstance(slot, Slot)
+    assert repr(slot) == "Slot(held)"
+    slot.release(1.0)
+    assert repr(slot) == "Slot(released)"
+
+
 @pytest.mark.invariant(28)
 def test_one_epoch_shrinks_once() -> None:
     """What began before the number shrank says nothing about the number that there is now."""
@@ -60,6 +146,8 @@ def test_it_grows_by_one_for_as_many_answers_as_there_are_slots_and_only_if_half
     assert [limit.answered(3) for _ in range(5)] == [0, 0, 0, 0, 1]
     assert [limit.answered(6) for _ in range(20)] == [0] * 20
     assert limit.slots == 6
+    odd = Limit(5, 6)
+    assert [odd.answered(2) for _ in range(20)] == [0] * 20
 
 
 def test_a_throttle_begins_the_count_of_answers_anew() -> None:

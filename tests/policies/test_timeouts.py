@@ -28,6 +28,7 @@ def test_the_defaults(local: bool, reasoning: bool, limits: Limits) -> None:
 def test_what_is_given_takes_the_place_of_its_default_alone() -> None:
     assert resolve(Timeouts(1, 2, 3, 4), local=False, reasoning=True) == Limits(1, 2, 3, 4)
     assert resolve(Timeouts(first_token=8), local=True) == Limits(2.0, 170.0, 8, 30.0)
+    assert resolve(None, local=False).first_token == 60
 
 
 def test_an_attempt_that_cannot_be_watched_has_only_the_limits_before_its_answer() -> None:

@@ -226,6 +226,27 @@ def test_a_short_prompt_fits_surely_and_a_long_one_is_not_encoded() -> None:
     assert not fits_surely(ChatRequest((long,)), 8192)
 
 
+LONG = "word " * 600
+HI = Message("user", "hi")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ChatRequest((Message("user", LONG),)),
+        ChatRequest((Message("assistant", "hi", reasoning=LONG), HI)),
+        ChatRequest((Message("assistant", "", tool_calls=(ToolCall("f", {"text": LONG}),)), HI)),
+        ChatRequest((HI,), tools=(Tool("f", LONG, {}),)),
+        ChatRequest((HI,), tools=(Tool("f", "", {"description": LONG}),)),
+        ChatRequest((HI,), schema={"description": LONG}),
+        ChatRequest((HI,) * 100),  # what stands around each message
+    ],
+)
+def test_what_fits_surely_has_every_part_in_it(request_: ChatRequest) -> None:
+    assert not fits_surely(request_, 2000)
+    assert fits_surely(request_, 4000)
+
+
 def test_what_fits_surely_is_reckoned_in_bytes_and_with_images() -> None:
     assert fits_surely(ChatRequest((Message("user", "a" * 1000),)), 2000)
     assert not fits_surely(ChatRequest((Message("user", "é" * 1000),)), 2000)

@@ -42,6 +42,7 @@ GOOD: dict[str, str] = {
     "a dump of zeros": "\n".join(f"{at:08x}  {'00 ' * 16} |{'.' * 16}|" for at in range(0, 1024, 16)),
     "a CSV of zeros with its dates": "".join(f"2025-01-{day:02d},0,0,0,0\n" for day in range(1, 32)) * 3,
     "a list of the same object": "[" + '{"id": null, "name": "", "active": false},\n' * 50 + "]",
+    "the same text for five letters": "".join(f"{number}. Sentence of a letter to each.\n" for number in range(40)) * 5,
     "Chinese": "一闪一闪亮晶晶，满天都是小星星。\n" * 20,
     "Russian": "Спят усталые игрушки, книжки спят.\n" * 20,
     "indented": "\n".join(" " * depth + "{" for depth in range(0, 120, 2)),

@@ -31,6 +31,8 @@ from resilient_llm.backends.base import Batches
 from resilient_llm.backends.http import OwnTransport, Transport
 from resilient_llm.wire.ollama import OllamaCodec, same_model
 
+REFUSES = (0, 30, 9)  # the version since which nothing is cut that may not be; before, a long answer still cut (#16856)
+
 
 class Ollama:
     """A model on an Ollama server.
@@ -128,6 +130,11 @@ class Ollama:
         """Its count of a prompt has what it held in its cache: not before 0.4, and not in 0.30.0 (#2068, #16414)."""
         version = self._server.version
         return version is None or (version >= (0, 4) and version != (0, 30, 0))
+
+    def refuses(self, request: ChatRequest) -> bool:
+        """It refuses a prompt that is too long, because it is told to: since 0.30.9 in full (`truncate: false`)."""
+        version = self._server.version
+        return version is not None and version >= REFUSES and not request.extra.get("truncate")
 
     def open(self, request: Request, watch: Watch, *, stream: bool = True) -> AbstractAsyncContextManager[Batches]:
         """One attempt; see `Backend.open`."""

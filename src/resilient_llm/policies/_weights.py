@@ -118,10 +118,15 @@ _BY_FAMILY: Mapping[Family, Mapping[str, float]] = {
 }
 
 
-def family_of(model: str) -> Family:
-    """The family whose vocabulary this model most likely has, by its name. Default `o200k`."""
+def named_family(model: str) -> Family | None:
+    """The family whose vocabulary this model has, by its name, if that tells it."""
     name = model.lower()
-    return next((family for pattern, family in _NAMES if re.search(pattern, name)), "o200k")
+    return next((family for pattern, family in _NAMES if re.search(pattern, name)), None)
+
+
+def family_of(model: str) -> Family:
+    """The same; for a name that tells nothing `o200k`."""
+    return named_family(model) or "o200k"
 
 
 def measure(text: str) -> dict[str, int]:

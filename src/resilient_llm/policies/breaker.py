@@ -93,7 +93,8 @@ class CircuitBreaker:
         self._until = self._limit = math.inf
         self._places: list[Permit] = []  # who is in flight, while there is a limit
         self._generation = self._reopened = self._failed = self._row = self._slow = self._good = 0
-        self._silence, self._silent_until = 0.0, -math.inf  # seconds of short silences since it was last heard
+        self._silence: float = 0  # seconds of short silences since it was last heard, the last of which ended
+        self._silent_until = -math.inf
         forgets(self)
 
     def after_fork(self) -> None:
@@ -177,10 +178,8 @@ class CircuitBreaker:
     def permit(self, clock: Callable[[], float] = time.monotonic) -> Guarded:
         """For use alone: `async with breaker.permit():` or `with breaker.permit():` around one call.
 
-        A normal end is a success, an exception is judged by `Permit.judge`, a cancellation gives no verdict.
-
-        Args:
-            clock: seconds, monotonic; the one of the clients that share it.
+        A normal end is a success, an exception is judged by `Permit.judge`, a cancellation gives no verdict. `clock`
+        gives seconds, and is that of the clients which share the breaker.
 
         Raises:
             CircuitOpen: on entering.
@@ -232,16 +231,12 @@ class CircuitBreaker:
         """
         if now - since >= SLOW:
             return True
-        self._silence += max(0.0, now - max(since, self._silent_until))
-        self._silent_until = max(now, self._silent_until)
-        if self._silence < SLOW:
-            return False
-        self._silence = 0.0
-        return True
+        silence = self._silence + max(0.0, now - max(since, self._silent_until))
+        self._silence, self._silent_until = (silence if silence < SLOW else 0), max(now, self._silent_until)
+        return silence >= SLOW
 
     def _succeeded(self, now: float) -> None:
-        self._row = self._slow = 0
-        self._silence = 0.0
+        self._row = self._slow = self._silence = 0
         if self._state == "half-open":
             self._good += 1
             if self._good >= self.successes:
@@ -255,7 +250,7 @@ class CircuitBreaker:
         self._slow = self._slow + 1 if slow else 0
         self._good = 0
         if failed:
-            self._silence = 0.0
+            self._silence = 0
             self._row += 1
             self._record(now, True)
         reason = self._why_open(failed)
@@ -292,8 +287,7 @@ class CircuitBreaker:
         self._generation += 1
         self._places, self._limit = [], 1.0
         self._outcomes.clear()
-        self._failed = self._row = self._slow = self._good = 0
-        self._silence = 0.0
+        self._failed = self._row = self._slow = self._good = self._silence = 0
 
     def __repr__(self) -> str:
         state = f"open: {self._reason}" if self._state == "open" else self._state

@@ -6,21 +6,26 @@ cut to the window itself (ollama/ollama#17427, #14259; `server/prompt.go`, `llm/
 then less than what we sent, and often a number that only the window explains.
 
 Our own estimate of what we sent may be off by a tenth, and by a script's own factor. So it is calibrated on the answers
-of the same model, by the kind of text; and where it cannot decide, near the window, the messages do: a cut leaves what
-is left after whole messages, with less than the next of them of room.
+of the same model, by the kind of text, and a conversation that goes on is measured by what its beginning was counted
+as. Where that cannot decide, near the window, the messages do: a cut leaves what is left after whole messages, with
+less than the next of them of room.
 
 Rules of the file: pure. The answer to "was it cut?" is yes where a cut explains the count and its absence does not, and
-where both do; what surely fits was not cut.
+where both do; what surely fits was not cut. So a conversation of short messages that is new to us and fills its window
+but for a few percent is taken for one that was cut: nobody can tell.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import median
+from typing import NamedTuple
 
 from resilient_llm._replies import Done
 from resilient_llm._types import ChatRequest, Message
+from resilient_llm.policies._talks import Begun, Talks
 from resilient_llm.policies.tokens import PRIMING, TokenCounter, fits_surely, size
 
 KEPT = 60  # answers of a kind of text that the ratio is taken over
@@ -32,6 +37,14 @@ ENOUGH = 8  # answers after which there is no need to count only to learn
 UNKNOWN = 0.35  # how far the estimate may be off for a tokenizer that nothing is known of
 FEW = 0.12  # and after three answers
 SURE = 0.035  # and at the least: a long prompt is off by less than the text that it was learned from
+# By how much a prompt may have more tokens than we think, at the most:
+BEYOND = 0.6  # of no known family: cl100k makes 1.5 times as many tokens of Russian as its successor
+NAMED = 0.12  # of a family that we have the weights of: 0.11 was the worst of 126 texts (tests/data/tokens)
+LEARNED = 0.065  # after eight answers, or half as much again as it is usually off
+SHORT = 0.16  # of single messages, which are off by more than a prompt: new turns, and those that went
+EXACT = 0.004  # and of what was counted before
+GROSS = 0.1  # of the estimate; more is missing than chance explains
+ROOM = 8  # tokens by which a short message may be larger than we think, and still not have had room
 POSSIBLE = (0.3, 12.0)  # a ratio that some tokenizer has: bytes for Thai are 3 a character, and we count 0.29 at least
 UNTOLD = 0.4  # of the estimate; below it a prompt was cut, though nobody knows the window
 LEAST_WINDOW = 2_048  # tokens; no server in use has a smaller one
@@ -42,15 +55,16 @@ _LOOKED_AT = 2_000  # characters of a prompt that tell its kind
 class Counted:
     """What one model's server counts, against our estimate of it."""
 
-    __slots__ = ("_looks", "_ratios")
+    __slots__ = ("_looks", "_named", "_ratios", "_talks")
 
-    def __init__(self) -> None:
-        self._looks = 0
+    def __init__(self, *, named: bool = False) -> None:
+        self._looks, self._named = 0, named
+        self._talks = Talks()
         self._ratios: dict[str, deque[tuple[float, float]]] = {}  # with the size of the prompt in tokens
 
     def cut(
         self, request: ChatRequest, counted: int | None, window: int | None, estimate: TokenCounter, *,
-        whole: bool = True,
+        whole: bool = True, refuses: bool = False,
     ) -> bool:  # fmt: skip
         """Whether the prompt of an answer was cut on the way to its model. Learns from one that was not.
 
@@ -60,6 +74,8 @@ class Counted:
             window: in tokens, as far as it is known.
             estimate: counts a request as well as we can.
             whole: the server counts what it had in its cache, too.
+            refuses: the server says that it refuses what is too long, and does not cut it: only what can be nothing
+                else is a cut.
         """
         if not counted or any(message.images for message in request.messages):  # what an image is worth nobody knows
             return False
@@ -69,31 +85,53 @@ class Counted:
             return False
         if window is None and size(request) < THIN * counted:
             return False
-        kind = kind_of(request.messages)
-        ratio, spread = self.known(kind, window or 0)
-        expected = ratio * estimate(request)
-        if window is None:
-            found = whole and counted < expected * (UNTOLD if spread == UNKNOWN else 1 - 2 * spread - 0.2)
+        kind, begun = kind_of(request.messages), self._talks.begun(request, window) if whole else None
+        if begun is not None and begun.counted is None:
+            sure, perhaps = True, False  # less than this was too long already
         else:
-            found = _explained(request, counted, window, expected, spread, estimate, ratio, whole=whole)
-        if not found and whole:
-            self._add(kind, counted / (expected / ratio), expected)
-        return found
+            worth = self._worth(request, kind, window or 0, estimate, begun)
+            sure = _surely_cut(counted, window, worth, whole=whole)
+            perhaps = not sure and whole and not refuses and _perhaps_cut(request, counted, window, worth, estimate)
+        if whole and not perhaps:
+            if not sure:
+                guess = estimate(request)
+                self._add(kind, counted / guess, guess)
+            self._talks.remember(request, window, None if sure else counted)
+        return sure or perhaps
 
     def known(self, kind: str, window: int = 0) -> tuple[float, float]:
-        """The tokens there are for one of our estimate, in this kind of text, and by how much that may be off.
-
-        Long prompts are off by less than short ones; near a window only the long ones say something.
-        """
-        seen = self._ratios.get(kind, ())
-        if len(seen) < 3:
+        """The tokens there are for one of our estimate, in this kind of text, and by how much that may be off."""
+        ratios = self._seen(kind, window)
+        if len(ratios) < 3:
             return 1.0, UNKNOWN
-        long = [ratio for ratio, tokens in seen if tokens >= window / 3]
-        ratios = long if len(long) >= ENOUGH else [ratio for ratio, _ in seen]
         middle = median(ratios)
         off = sorted(abs(one / middle - 1) for one in ratios)
         usual = 1.3 * off[int(0.9 * (len(off) - 1))]  # the tenth that is farthest off may be an accident
         return middle, max(usual, FEW if len(ratios) < ENOUGH else SURE)
+
+    def _seen(self, kind: str, window: int) -> list[float]:
+        """Long prompts are off by less than short ones; near a window only the long ones say something."""
+        seen = self._ratios.get(kind, ())
+        long = [ratio for ratio, tokens in seen if tokens >= window / 3]
+        return long if len(long) >= ENOUGH else [ratio for ratio, _ in seen]
+
+    def _worth(
+        self, request: ChatRequest, kind: str, window: int, estimate: TokenCounter, begun: Begun | None
+    ) -> _Worth:
+        guess = estimate(request)
+        ratio, spread = self.known(kind, window)
+        if spread == UNKNOWN:
+            worth = _Worth(guess, 1.0, UNKNOWN, NAMED if self._named else BEYOND, UNTOLD)
+        else:
+            above = min(max(1.5 * spread, LEARNED), max(spread, FEW))
+            worth = _Worth(ratio * guess, ratio, max(3 * spread, GROSS), above, 1 - 2 * spread - 0.2)
+        if begun is not None and begun.counted is not None:
+            before = estimate(replace(request, messages=request.messages[: begun.messages]))
+            off = max(SHORT * (1 - before / guess), EXACT)
+            if off < worth.above:
+                told = begun.counted / before
+                worth = worth._replace(tokens=told * guess, ratio=told, below=off, above=off)
+        return worth
 
     def factor(self, request: ChatRequest, window: int) -> float | None:
         """What our estimate of this prompt has to be multiplied by to be hardly ever too low; `None`: not known yet."""
@@ -125,26 +163,43 @@ class Counted:
         return f"Counted({known})"
 
 
-def _explained(
-    request: ChatRequest, counted: int, window: int, expected: float, spread: float, estimate: TokenCounter,
-    ratio: float, *, whole: bool,
-) -> bool:  # fmt: skip
-    """Whether a cut explains the count."""
-    if expected * (1 + UNKNOWN) <= window or counted > window:
+class _Worth(NamedTuple):
+    """What we take a prompt for: its tokens, those for one of our estimate, and by which share it may be less or more.
+
+    Below `untold` of it a prompt was cut, though nobody knows the window.
+    """
+
+    tokens: float
+    ratio: float
+    below: float
+    above: float
+    untold: float
+
+
+def _surely_cut(counted: int, window: int | None, worth: _Worth, *, whole: bool) -> bool:
+    """Whether a cut explains the count, and its absence does not."""
+    if window is None:
+        return whole and counted < worth.tokens * worth.untold
+    if worth.tokens * (1 + worth.above) <= window or counted > window:
         return False  # it fitted; or the window is not the one that we know
-    if counted in pinned(window) or (whole and counted < expected * (1 - UNKNOWN)):
-        return True
-    if not whole or expected * (1 + 2 * spread) <= window:
+    return counted in pinned(window) or (whole and counted < worth.tokens * (1 - max(worth.below, GROSS)))
+
+
+def _perhaps_cut(
+    request: ChatRequest, counted: int, window: int | None, worth: _Worth, estimate: TokenCounter
+) -> bool:  # fmt: skip
+    """Whether it may be what is left after whole messages: so many tokens, and no room for the last that went."""
+    if window is None or counted > window:
         return False
-    if counted < expected * (1 - spread):
-        return True
-    left = expected
+    left = worth.tokens
     for message in _droppable(request.messages):
-        if left * (1 + spread) <= window:
+        if left * (1 + worth.above) <= window:
             return False
-        gone = ratio * (estimate(ChatRequest(messages=(message,))) - PRIMING)
+        gone = worth.ratio * (estimate(ChatRequest(messages=(message,))) - PRIMING)
         left -= gone
-        if abs(counted - left) <= spread * left and counted + gone * (1 + UNKNOWN) > window:
+        off = SHORT * (worth.tokens - left)
+        least, most = left - worth.tokens * worth.below - off, left + worth.tokens * worth.above + off
+        if least <= counted <= most and counted + gone * (1 + worth.above) + ROOM > window:
             return True
     return False
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from resilient_llm._errors import ConfigError, OutputInvalid
-from resilient_llm._numbers import finite, whole
+from resilient_llm._numbers import finite, shown, whole
 from resilient_llm._types import ChatRequest
 from resilient_llm.sentinels._repeats import period
 
@@ -32,14 +33,17 @@ class OutputSentinel:
             call. Default 512.
         run_on: how many times its limit an answer may have: `max_tokens`, else the window. Default 2, because a model
             that thinks is run twice by some servers, each time with the whole limit.
+        empty: what an answer is whose limit was used up in thinking before a word was said: `warn` gives it, with
+            `thinking_ate_budget` in `reply.degraded`; `fail` takes it for one that was cut.
 
     Raises:
-        ConfigError: a number is impossible; the message shows it.
+        ConfigError: a number is impossible, or `empty` neither word; the message shows it.
     """
 
     loop: int | None = 4000
     whitespace: int | None = 512
     run_on: float | None = 2.0
+    empty: Literal["warn", "fail"] = "warn"
 
     def __post_init__(self) -> None:
         for name, value, least in (("loop", self.loop, 64), ("whitespace", self.whitespace, 16)):
@@ -49,6 +53,8 @@ class OutputSentinel:
             finite("run_on", self.run_on)
             if self.run_on < 1:
                 raise ConfigError(f"run_on: {self.run_on!r} is below 1")
+        if self.empty not in ("warn", "fail"):
+            raise ConfigError(f"empty: {shown(self.empty)} is not one of warn, fail")
 
     def lookout(self, request: ChatRequest, window: int | None) -> Lookout:
         """What watches the answer to this request."""

@@ -22,6 +22,7 @@ from resilient_llm.wire._checks import checked, counts, finite, is_name, name_in
 from resilient_llm.wire._frames import Lines
 from resilient_llm.wire._ollama_errors import in_band
 from resilient_llm.wire._shown import shown
+from resilient_llm.wire._thinking import Thinking
 
 _FINISH: Mapping[str, FinishReason] = {"stop": "stop", "": "stop", "length": "length"}  # "": ollama/ollama#2996
 _UNASKED = ("load", "unload")  # what a request without messages is answered with
@@ -57,7 +58,9 @@ class ChatDecoder:
         "_reason",
         "_remote",
         "_said",
+        "_thinking",
         "_thought",
+        "_usual",
         "finishing",
     )
 
@@ -80,7 +83,9 @@ class ChatDecoder:
         self._reason = ""
         self._remote = False
         self._said = False
+        self._thinking = Thinking()
         self._thought = False
+        self._usual = False  # the next line may be nothing but text
         self._over = False
 
     def feed(self, data: bytes) -> list[WireEvent]:
@@ -118,10 +123,11 @@ class ChatDecoder:
             chunk = from_json(line, allow_inf_nan=False)
         except ValueError as error:
             raise unreadable(line, error, last=last) from None
-        text = _plain(chunk) if self._model is not None else None  # the first line tells more than text
+        text = _plain(chunk) if self._usual else None
         if text is None:
             calls = self._calls
             self._chunk(chunk, events)
+            self._usual = self._model is not None and self._thinking.over  # the first lines tell more than text
             return read_once(line) if self._calls > calls else None
         self._said = True
         return events.append(TextDelta(text))
@@ -146,15 +152,20 @@ class ChatDecoder:
     def _message(self, message: dict[str, Any], events: list[WireEvent]) -> None:
         thought = checked(message.get("thinking") or "", str, "thinking")
         text = checked(message.get("content") or "", str, "content")
+        self._speak("", thought, events)
+        if text:
+            self._speak(*self._thinking.split(text), events)
+        for call in checked(message.get("tool_calls") or [], list, "tool_calls"):
+            events.append(_call(call, self._calls))
+            self._calls += 1
+
+    def _speak(self, text: str, thought: str, events: list[WireEvent]) -> None:
         if thought:
             self._thought = True
             events.append(ReasoningDelta(thought))
         if text:
             self._said = True
             events.append(TextDelta(text))
-        for call in checked(message.get("tool_calls") or [], list, "tool_calls"):
-            events.append(_call(call, self._calls))
-            self._calls += 1
 
     def _done(self, chunk: dict[str, Any], events: list[WireEvent]) -> None:
         """Ends the answer with `Done`, or says why it is none."""
@@ -162,6 +173,7 @@ class ChatDecoder:
         if reason in _UNASKED:
             raise Malformed(f"the server was asked something and answered with done_reason {reason!r}")
         finish = _FINISH.get(reason, "other")
+        self._speak(*self._thinking.close(), events)
         usage = Usage(**counts(chunk, _COUNTS))  # type: ignore[arg-type]  # the names are those of `_COUNTS`
         degraded = [*self._degraded]
         if finish == "length":

@@ -1,7 +1,8 @@
 """Reasoning that a server leaves in the text of an answer, between `<think>` and `</think>`, told from the answer.
 
 Groq's default for Qwen does so (console.groq.com/docs/reasoning: `reasoning_format` is `raw`), MiniMax does
-(MiniMax-AI/MiniMax-M2#105), and any server that was not told what its model is. Rules of the file: only an answer that
+(MiniMax-AI/MiniMax-M2#105), Ollama does where it knows no parser for a model or was told not to let it think, and any
+server that was not told what its model is. Rules of the file: only an answer that
 begins with the tag has reasoning in it; tags may come in pieces; nothing is lost: what turns out to be no tag is text,
 and reasoning without an end is reasoning.
 """
@@ -9,6 +10,7 @@ and reasoning without an end is reasoning.
 from __future__ import annotations
 
 _BEGIN, _END = "<think>", "</think>"
+_ROOM = 64  # characters before the tag: white space without end has to be seen by who cuts it
 
 
 class Thinking:
@@ -31,8 +33,9 @@ class Thinking:
         held = self._held + text
         if not self._inside:
             begun = held.lstrip()
-            if not begun.startswith(_BEGIN):
-                if _BEGIN.startswith(begun):
+            far = len(held) - len(begun) >= _ROOM
+            if far or not begun.startswith(_BEGIN):
+                if _BEGIN.startswith(begun) and not far:
                     self._held = held
                     return "", ""
                 return self._end(held), ""

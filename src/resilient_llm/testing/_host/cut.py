@@ -15,6 +15,7 @@ Rules of the file: pure; tokens are counted by the model's own tokenizer.
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -51,7 +52,7 @@ class Fitted:
 def fit(asked: Asked, window: int, version: Version, *, shift: bool) -> Fitted:
     """What a chat or a completion is cut to in this window."""
     count, texts = asked.pulled.tokenizer, asked.texts
-    whole = count(asked.prompt) + IMAGE * sum(asked.images)
+    whole = _size(asked, range(len(texts)))
     if whole < window or asked.pulled.template == "mlx":
         too_long = f"input length ({whole} tokens) exceeds the model's maximum context length ({window} tokens)"
         return Fitted(whole, whole, text=asked.prompt, refusal=too_long if whole > window else None)
@@ -59,7 +60,7 @@ def fit(asked: Asked, window: int, version: Version, *, shift: bool) -> Fitted:
     if asked.truncates and asked.kind == "chat":
         kept = _kept(asked, window)
     text = "".join(texts[at] for at in kept)
-    left = count(text) + IMAGE * sum(asked.images[at] for at in kept)
+    left = _size(asked, kept)
     dropped = len(texts) - len(kept)
     refusal = None
     seen = version.halves and any(asked.images[at] for at in kept)  # a prompt with images is never cut
@@ -97,15 +98,20 @@ def exceeded(tokens: int, window: int) -> str:
 
 
 def _kept(asked: Asked, window: int) -> Sequence[int]:
-    """The messages that stay. The real server renders and counts anew for each it drops; here sums do."""
+    """The messages that stay. The real server counts anew for each that it drops; here halving finds the same."""
+
+    def from_on(first: int) -> list[int]:
+        return [at for at, role in enumerate(asked.roles) if at >= first or role == "system"]
+
     last = len(asked.texts) - 1
-    for first in range(last + 1):
-        kept = [at for at, role in enumerate(asked.roles) if at >= first or role == "system"]
-        text = "".join(asked.texts[at] for at in kept)
-        size = asked.pulled.tokenizer(text) + IMAGE * sum(asked.images[first:])
-        if size <= window or first == last:
-            return kept
-    return []
+    return from_on(bisect_left(range(last), True, key=lambda first: _size(asked, from_on(first)) <= window))
+
+
+def _size(asked: Asked, kept: Sequence[int]) -> int:
+    """The tokens of these messages, with what stands around them."""
+    text = asked.prompt if len(kept) == len(asked.texts) else "".join(asked.texts[at] for at in kept)
+    around = asked.pulled.around * len(kept) if asked.kind == "chat" else 0
+    return asked.pulled.tokenizer(text) + around + IMAGE * sum(asked.images[at] for at in kept)
 
 
 def _keep(asked: Asked, tokens: int) -> int:

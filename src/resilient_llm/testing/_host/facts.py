@@ -43,6 +43,7 @@ class Pulled:
         leak: bytes of GPU memory that each load leaves behind (+300 MB each: ollama/ollama#10597).
         dimensions: of a vector.
         tokenizer: the tokens of a text. Default: a quarter of its characters, rounded up.
+        around: tokens that its template puts around each message of a chat.
         says: the pieces of the answer to the last message, each a token or a tool call. Default: that message again,
             word by word.
         thinks: the pieces that it thinks before that, unless `think` is false.
@@ -71,6 +72,7 @@ class Pulled:
     leak: int = 0
     dimensions: int = 8
     tokenizer: Callable[[str], int] = tokens
+    around: int = 0
     says: Callable[[str], Sequence[str | ToolCall]] | None = None
     thinks: Sequence[str] = ()
     architecture: str = "llama"
@@ -81,7 +83,7 @@ class Pulled:
         if not self.name.strip():
             raise ConfigError("name: a model needs one, such as 'llama3.2'")
         _positive(self, "size", "trained", "prefill", "decode", "half_at", "dimensions")
-        _positive(self, "kv_bytes", "drift", "leak", least=0)
+        _positive(self, "kv_bytes", "drift", "leak", "around", least=0)
 
     def __repr__(self) -> str:
         return f"Pulled({self.name!r})"
