@@ -315,6 +315,8 @@ def test_a_result_that_belongs_to_no_call_stays_where_it_is() -> None:
 
 def test_what_fits_surely_leaves_the_reserve_free() -> None:
     assert ContextGuard(reserve=1000).fits_surely(ask(Message("user", "x" * 5000)), 10_000)
+    assert ContextGuard().fits_surely(ask(Message("user", "x" * 80_000), max_tokens=10), 100_000)
+    assert not ContextGuard().fits_surely(ask(Message("user", "x" * 80_000), max_tokens=25_000), 100_000)
     assert not ContextGuard(reserve=9000).fits_surely(ask(Message("user", "x" * 5000)), 10_000)
 
 

@@ -106,11 +106,31 @@ def test_a_stream_is_the_reader_of_its_slot_and_a_child_of_fork_has_neither() ->
     assert slot is not None
     bulkhead.read_by(reader, slot)
     assert slot.reader is reader
+    assert bulkhead._read == {slot}
     bulkhead.after_fork()
     assert (bulkhead.inflight, bulkhead.queued, bulkhead._read) == (0, 0, set())
     unknown = Bulkhead()
     unknown.after_fork()
     assert unknown.inflight == 0
+
+
+def test_a_throttle_counts_from_when_its_attempt_began() -> None:
+    bulkhead = Bulkhead(10, 20)
+
+    def slot(now: float) -> Slot[Thing]:
+        given = bulkhead.try_acquire(lambda now: Thing(), now)
+        assert given is not None
+        return given
+
+    first, second = slot(1.0), slot(1.0)
+    bulkhead.throttled(first, 2.0)
+    assert bulkhead.slots == 7
+    bulkhead.throttled(second, 3.0)
+    assert bulkhead.slots == 7
+    bulkhead.throttled(slot(2.5), 3.0)
+    assert bulkhead.slots == 4
+    bulkhead.throttled(slot(3.0), 4.0)
+    assert bulkhead.slots == 4
 
 
 def test_its_repr_names_what_it_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
