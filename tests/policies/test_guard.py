@@ -350,3 +350,8 @@ def test_its_repr_names_what_has_no_name_of_its_own_by_its_kind() -> None:
 
     assert repr(ContextGuard(overflow=Rule(), counter=words)).endswith("overflow=Rule, counter=words)")
     assert repr(ContextGuard(counter=Rule())).endswith("overflow=refuse, counter=Rule)")
+
+
+def test_a_counter_that_finds_nothing_is_believed() -> None:
+    request = ask(Message("user", "word " * 9000))
+    assert ContextGuard(counter=lambda request: 0).fit(request, 2048) is request
