@@ -70,8 +70,9 @@ async def test_what_no_rule_can_mend_is_not_sent_again_and_says_what_the_server_
 ) -> None:
     backend = FakeBackend(refusal)
     llm = client(Route(backend, guard=guard))
-    await error_of(ask(llm, HISTORY), ContextOverflow)
+    error = await error_of(ask(llm, HISTORY), ContextOverflow)
     assert len(backend.requests) == 1
+    assert guard.overflow is drop_oldest or len(error.attempts) == 1
     assert_nothing_held(llm, backend)
 
 

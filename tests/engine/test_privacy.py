@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +13,22 @@ import anyio
 import httpx2
 import pytest
 
-from resilient_llm import AsyncClient, Image, Message, Ollama, OpenAICompatible, Retry, Route, Tool, ToolCall
+from resilient_llm import (
+    AsyncClient,
+    ChatRequest,
+    ContextGuard,
+    Image,
+    Message,
+    Ollama,
+    OpenAICompatible,
+    Retry,
+    Route,
+    Tool,
+    ToolCall,
+)
 from resilient_llm.errors import CircuitOpen, LLMError, OutputInvalid, StreamInterrupted
+from resilient_llm.policies._weights import family_of
+from resilient_llm.policies.tokens import estimate_request
 from resilient_llm.testing import (
     FakeBackend,
     FakeOllama,
@@ -140,6 +155,20 @@ async def test_an_error_of_embedding_shows_no_text(caplog: pytest.LogCaptureFixt
             for _ in range(2):
                 assert_silent(*shown(await error_of(llm.embed([PROMPT, PROMPT], timeout=0.5))))
     assert_silent(caplog.text)
+
+
+@REAL
+async def test_who_leaves_while_the_server_counts_his_prompt_is_shown_nothing_of_it() -> None:
+    words = f"{PROMPT} " * 200
+    room = estimate_request(ChatRequest((Message("user", words),)), family_of("m"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        backend = OpenAICompatible("m", base_url=url, api_key=KEY, profile="vllm")
+        async with AsyncClient(Route(backend, guard=ContextGuard(window=room, reserve=0))) as llm:
+            with pytest.raises(TimeoutError) as caught, anyio.fail_after(0.1):
+                await llm.chat(words)
+            assert_silent(*shown(caught.value))
+            assert any("fetch" in one.name for one in traceback.extract_tb(caught.value.__context__.__traceback__))
 
 
 async def test_no_error_in_process_shows_a_prompt_or_an_answer(ask: Ask) -> None:

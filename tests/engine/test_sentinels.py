@@ -104,9 +104,11 @@ async def test_an_answer_that_ends_by_itself_is_one_whatever_it_repeats(ask: Ask
     assert (await ask(client(FakeBackend(say(whole))))).text == whole
 
 
-async def test_a_server_that_does_not_know_the_limit_is_stopped() -> None:
+@pytest.mark.parametrize(("window", "limit"), [(None, 100), (100, None)])
+async def test_a_server_that_does_not_know_the_limit_is_stopped(window: int | None, limit: int | None) -> None:
     endless = [f"word{number} " for number in range(5000)]
-    error = await error_of(client(FakeBackend(say(*endless))).chat("hi", max_tokens=100), OutputInvalid)
+    backend = FakeBackend(say(*endless), window=window)
+    error = await error_of(client(backend).chat("hi", max_tokens=limit), OutputInvalid)
     assert error.kind == "run_on"
     assert len(error.partial.split()) < 1000
 

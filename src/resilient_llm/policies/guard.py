@@ -196,7 +196,8 @@ class ContextGuard:
                 theirs = None
                 return ours(request)
             if isinstance(tokens, bool) or not isinstance(tokens, SupportsIndex) or index(tokens) < 0:
-                given = shown(tokens) if isinstance(tokens, (int, float)) else type(tokens).__name__  # not the prompt
+                given = shown(tokens) if isinstance(tokens, (int, float)) else type(tokens).__name__
+                tokens = 0  # it may be the prompt, and an error's traceback shows the locals of this frame
                 raise ConfigError(f"counter: {_name(theirs)} gave {given}, not a whole number of 0 or more")
             return index(tokens)
 
