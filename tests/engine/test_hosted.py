@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any
 
 import anyio
 import httpx2
 import pytest
 
-from resilient_llm import Bulkhead, Ollama, Retry, Route, Timeouts, Tool, ToolCall
+from resilient_llm import Bulkhead, Ollama, ReloadWarning, Retry, Route, Timeouts, Tool, ToolCall
 from resilient_llm.errors import (
     ConnectFailed,
     ContextOverflow,
@@ -115,6 +116,23 @@ async def test_what_is_too_long_for_its_window_is_refused_with_the_servers_own_n
         with pytest.raises(ContextOverflow) as caught:
             await llm.chat("hello " * 20)
     assert (caught.value.tokens, caught.value.limit) == (480, 256)
+
+
+@pytest.mark.parametrize(
+    ("version", "shift", "reloads"), [("0.32.15", False, 2), ("0.32.15", None, 0), ("0.9.3", False, 0)]
+)
+async def test_a_model_that_chats_and_embeds_is_loaded_again_at_each_change_which_is_warned_of(
+    version: str, shift: bool | None, reloads: int
+) -> None:
+    host = OllamaModel(version=version)
+    async with client(to(host, shift=shift)) as llm:
+        await llm.chat("hi")
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            await llm.embed(["hi"])
+            await llm.chat("hi")
+    assert [one.category for one in told] == [ReloadWarning] * bool(reloads)
+    assert len(host.loads) - 1 == reloads
 
 
 @pytest.mark.parametrize("template", ["rendered", "native"])
