@@ -35,7 +35,8 @@ class Call:
         backoff: seconds waited between attempts.
         estimates: what was counted of the prompt.
         quiet: the log says nothing of it; what it found out is what its caller asked for.
-        check: makes of the whole text what was asked for, or raises `OutputInvalid`; `None` if text is all.
+        check: makes of the whole text what was asked for, and says whether it had to be repaired, or raises
+            `OutputInvalid`; `None` if text is all.
         tell: told of what happens; `None` where nobody listens.
         trace: the call in a trace, if anybody looks at it there.
     """
@@ -61,7 +62,7 @@ class Call:
         self.backoff = 0.0
         self.restarted = False
         self.estimates = Estimates()
-        self.check: Callable[[str], Any] | None = None
+        self.check: Callable[[str], tuple[Any, bool]] | None = None
 
     def begin(self) -> Self:
         """Tells that it has begun."""

@@ -17,7 +17,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other"
 AttemptKind = Literal["first", "retry", "fallback", "probe"]
 Degraded = Literal[
     "cut_at_length", "prompt_truncated", "context_shifted", "cpu_spill", "reloaded", "field_dropped",
-    "thinking_ate_budget", "restarted",
+    "thinking_ate_budget", "repaired", "restarted",
 ]  # fmt: skip
 
 
@@ -225,7 +225,8 @@ class ChatReply:
             `thinking_ate_budget` (that limit was spent before a word of the answer), `prompt_truncated` and
             `context_shifted` (the server dropped a part of the prompt, or of the context while it wrote),
             `field_dropped` (something that was asked for was not sent, or in a weaker form), `reloaded` (the model was
-            loaded anew in mid-call), `cpu_spill` (it is not wholly on the GPU), `restarted` (a stream began anew).
+            loaded anew in mid-call), `cpu_spill` (it is not wholly on the GPU), `repaired` (`parse` took
+            the JSON out of a code fence), `restarted` (a stream began anew).
         request_id: the server's id of the request.
         private: a message of the call was; so is `message` then, because what it says comes from there.
     """

@@ -29,7 +29,7 @@ from resilient_llm._errors import (
     Rejected,
     StreamInterrupted,
 )
-from resilient_llm._events import AttemptEnded, AttemptStarted, FirstToken, SlotsChanged
+from resilient_llm._events import AnswerDegraded, AttemptEnded, AttemptStarted, FirstToken, SlotsChanged
 from resilient_llm._gathered import Gathered
 from resilient_llm._leg import Leg
 from resilient_llm._quotes import unquote
@@ -142,12 +142,16 @@ class Run:
         if check is None or done is None:
             return
         try:
-            self.output = check("".join(self.gathered.texts))
+            self.output, repaired = check("".join(self.gathered.texts))
         except OutputInvalid as error:
             if done.finish_reason == "length":
                 error.retryable = False  # the same limit would cut the next one, too
                 error.args = (f"{error.message} (the limit of tokens cut it off)",)
             raise
+        if repaired:
+            done.degraded = (*done.degraded, "repaired")
+            if self.call.tell is not None:
+                self.call.tell(AnswerDegraded(self.call.number, self.leg.name, self.number, ("repaired",)))
 
     def first_token(self, batch: Sequence[WireEvent]) -> None:
         """The first events are there: from now on the attempt owns all the time that is left."""

@@ -13,8 +13,10 @@ from resilient_llm._tools import schema_of
 T = TypeVar("T")
 
 
-def typed(kind: type[T]) -> tuple[Mapping[str, Any], Callable[[str], T]]:
+def typed(kind: type[T]) -> tuple[Mapping[str, Any], Callable[[str], tuple[T, bool]]]:
     """The JSON schema of a type, and what turns the text of an answer into it, or raises `OutputInvalid`.
+
+    The second value of that is whether the text had to be repaired: it was taken out of its code fence.
 
     Raises:
         ConfigError: there is no schema for this type.
@@ -22,19 +24,28 @@ def typed(kind: type[T]) -> tuple[Mapping[str, Any], Callable[[str], T]]:
     adapter, schema = schema_of(kind)
     name = getattr(kind, "__name__", kind)
 
-    def check(text: str) -> T:
+    def check(text: str) -> tuple[T, bool]:
+        inner = _unfenced(text)
         try:
-            output: T = adapter.validate_json(text)
+            output: T = adapter.validate_json(text if inner is None else inner)
         except ValidationError as error:
             wrong = _first(error, schema)
         else:
-            return output
+            return output, inner is not None
         finally:
-            del text  # an error's traceback shows the locals of this frame to whoever prints them
+            del text, inner  # an error's traceback shows the locals of this frame to whoever prints them
         # Out here, because pydantic's error, which holds the answer, would be its context.
         raise OutputInvalid(f"the answer is not a {name}: {wrong}", kind="schema")
 
     return schema, check
+
+
+def _unfenced(text: str) -> str | None:
+    """What stands in a code fence that is the whole text: who is asked for JSON only in words likes to add one."""
+    whole = text.strip()
+    if not (whole.startswith("```") and whole.endswith("```")):
+        return None
+    return whole[3:-3].partition("\n")[2]  # behind the name of the language
 
 
 def _first(error: ValidationError, schema: object) -> str:

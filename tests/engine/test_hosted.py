@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any
 
 import anyio
 import httpx2
 import pytest
 
-from resilient_llm import Bulkhead, Ollama, Retry, Route, Timeouts
+from resilient_llm import Bulkhead, Ollama, ReloadWarning, Retry, Route, Timeouts, Tool, ToolCall
 from resilient_llm.errors import (
+    ConnectFailed,
     ContextOverflow,
     LLMError,
     ModelNotFound,
@@ -79,6 +81,8 @@ async def test_fifty_callers_are_answered_one_after_the_other_and_wait_at_the_se
 
 
 FAULTS = [
+    ("refused", ConnectFailed, ConnectFailed),
+    ("queue full", Overloaded, Overloaded),
     ("error line", ServerError, StreamInterrupted),
     ("ends", Truncated, Truncated),
     ("repeats", Truncated, Truncated),
@@ -112,6 +116,31 @@ async def test_what_is_too_long_for_its_window_is_refused_with_the_servers_own_n
         with pytest.raises(ContextOverflow) as caught:
             await llm.chat("hello " * 20)
     assert (caught.value.tokens, caught.value.limit) == (480, 256)
+
+
+@pytest.mark.parametrize(
+    ("version", "shift", "reloads"), [("0.32.15", False, 2), ("0.32.15", None, 0), ("0.9.3", False, 0)]
+)
+async def test_a_model_that_chats_and_embeds_is_loaded_again_at_each_change_which_is_warned_of(
+    version: str, shift: bool | None, reloads: int
+) -> None:
+    host = OllamaModel(version=version)
+    async with client(to(host, shift=shift)) as llm:
+        await llm.chat("hi")
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            await llm.embed(["hi"])
+            await llm.chat("hi")
+    assert [one.category for one in told] == [ReloadWarning] * bool(reloads)
+    assert len(host.loads) - 1 == reloads
+
+
+@pytest.mark.parametrize("template", ["rendered", "native"])
+async def test_a_tool_call_is_heard_wherever_it_comes(template: Any) -> None:
+    host = OllamaModel(Pulled(says=lambda _: ["hm ", ToolCall("search", {"q": 1})], template=template))
+    async with client(to(host)) as llm:
+        reply = await llm.chat("hi", tools=[Tool("search", "", {})])
+    assert (reply.text, [one.name for one in reply.tool_calls]) == ("hm ", ["search"])
 
 
 async def test_a_model_that_is_not_pulled_is_not_found() -> None:

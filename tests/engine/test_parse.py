@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from resilient_llm import ChatReply, ChatRequest, ConfigError, OutputInvalid, ParsedReply, Retry, RetryBudget, Route
 from resilient_llm.errors import ServerError
+from resilient_llm.events import AnswerDegraded, ClientEvent
 from resilient_llm.testing import FakeBackend, cut, fail, say
 
 from .kit import client, error_of
@@ -63,7 +64,24 @@ async def test_a_parsed_reply_says_what_every_reply_says() -> None:
     assert reply.degraded == ("cut_at_length",)
 
 
+@pytest.mark.parametrize("text", ["```json\n{0}\n```", "\n```\n{0}\n```\n", "  ```JSON\n\n  {0}\n  ```"])
+async def test_an_answer_is_taken_out_of_its_code_fence_and_that_is_told(text: str) -> None:
+    told: list[ClientEvent] = []
+    answer = text.replace("{0}", '{"name":"Paris",\n"inhabitants":1}')
+    reply = await client(FakeBackend(say(answer)), on_event=told.append).parse("hi", City)
+    assert (reply.output, reply.text, reply.degraded) == (City(name="Paris", inhabitants=1), answer, ("repaired",))
+    assert [event.degraded for event in told if isinstance(event, AnswerDegraded)] == [("repaired",)]
+    assert len(reply.attempts) == 1
+
+
+async def test_a_fence_within_the_answer_stays_in_it() -> None:
+    reply = await client(FakeBackend(say(r'"```\n1\n```"'))).parse("hi", str)
+    assert (reply.output, reply.degraded) == ("```\n1\n```", ())
+
+
 BAD: list[tuple[Any, str]] = [
+    (City, 'Here it is:\n```json\n{"name":"sesame","inhabitants":1}\n```'),
+    (City, '```json\n{"name":"sesame"}\n```'),
     (City, '{"name":"sesame"}'),
     (City, '{"name":"sesame","inhabitants":"sesame"}'),
     (City, "sesame"),

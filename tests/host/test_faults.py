@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from resilient_llm.testing import Fault, OllamaModel, Pulled, Settings
+from resilient_llm.testing import Fault, Machine, OllamaModel, Pulled, Settings
+from resilient_llm.testing._host.facts import GIB
 from resilient_llm.testing._host.faults import CATALOGUE
 
 from .drive import chat, done, dropped, embed, error, in_memory, last, objects, status, text, until
@@ -57,9 +58,38 @@ def test_how_a_request_ends(
     assert not dropped(exchange)
 
 
-def test_a_reset_comes_before_any_header() -> None:
-    exchange = done(box := host(Fault("reset")), chat(box, "hi"))
+@pytest.mark.parametrize("name", ["refused", "reset"])
+def test_a_reset_comes_before_any_header(name: str) -> None:
+    exchange = done(box := host(Fault(name)), chat(box, "hi"))
     assert (status(exchange), dropped(exchange)) == (None, True)
+
+
+def test_who_needs_a_load_is_told_that_the_queue_is_full_and_who_does_not_is_answered() -> None:
+    box = host(Fault("queue full", times=2))
+    refused = [done(box, chat(box, "hi")) for _ in range(2)]
+    assert [(status(one), one.truth.fault) for one in refused] == [(503, "queue full")] * 2
+    assert error(refused[0]) == "server busy, please try again.  maximum pending requests exceeded"
+    assert text(done(box, chat(box, "hi"))) == "".join(TEN)
+    box.inject(Fault("queue full"))
+    assert text(done(box, chat(box, "hi"))) == "".join(TEN)
+
+
+def test_a_crash_loop_loads_the_model_for_each_request_and_answers_none() -> None:
+    box = host(Fault("crashes", after=1))
+    for _ in range(4):
+        assert done(box, chat(box, "hi")).truth.outcome == "broken"
+    assert [load.why for load in box.loads] == ["cold", *["the runner had died"] * 3]
+
+
+def test_a_leak_ends_where_there_is_no_memory_left_at_all() -> None:
+    model = Pulled(leak=2 * GIB, kv_bytes=0, says=lambda _: TEN)
+    box = OllamaModel(model, machine=Machine(vram=4 * GIB, ram=GIB))
+    asked = []
+    for _ in range(3):
+        asked.append(done(box, chat(box, "hi", keep_alive=1)))
+        box.advance(box.now + 10)
+    assert [status(one) for one in asked] == [200, 200, 500]
+    assert "out-of-memory" in error(asked[-1])
 
 
 @pytest.mark.parametrize("name", ["hang", "stalls"])

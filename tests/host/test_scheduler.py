@@ -329,6 +329,13 @@ def test_slots_and_window_take_memory_together() -> None:
     assert in_memory(host)["llama3.2"]["size"] == 2_019_393_189 + 4 * 1000 * 114_688
 
 
+@pytest.mark.parametrize(("kept", "share"), [("f16", 1), ("q8_0", 34 / 64), ("q4_0", 18 / 64)])
+def test_a_window_may_be_kept_in_less(kept: str, share: float) -> None:
+    host = OllamaModel(settings=Settings(kv_cache_type=kept))  # type: ignore[arg-type]  # one of its three words
+    done(host, chat(host, options={"num_ctx": 6400}))
+    assert in_memory(host)["llama3.2"]["size"] == 2_019_393_189 + round(6400 * 114_688 * share)
+
+
 def test_another_program_takes_part() -> None:
     host = OllamaModel()
     host.also(100, "/api/chat", {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}], "keep_alive": 0})
@@ -349,6 +356,6 @@ def test_a_model_for_embeddings_alone_has_one_slot_and_does_not_chat() -> None:
 
 
 def test_settings_that_make_no_sense_are_said_at_once() -> None:
-    for wrong in ({"num_parallel": 0}, {"max_queue": -1}, {"keep_alive": math.nan}):
+    for wrong in ({"num_parallel": 0}, {"max_queue": -1}, {"keep_alive": math.nan}, {"kv_cache_type": "f32"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Settings(**wrong)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from resilient_llm import ToolCall
 from resilient_llm.testing import OllamaModel, Pulled, Settings
 from resilient_llm.testing._host.job import Exchange
 
@@ -145,6 +146,14 @@ def test_an_answer_in_one_piece_says_the_same() -> None:
     assert whole[0]["message"] == {"role": "assistant", "content": "0 1 2 3 4 ", "thinking": "let me see"}
     assert [one["message"].get("thinking") for one in lines[:2]] == ["let me ", "see"]
     assert "thinking" not in last(done(host, chat(host, "hi", stream=False, think=False)))["message"]
+
+
+@pytest.mark.parametrize(("template", "line"), [("rendered", 1), ("native", -1)])
+def test_the_tool_calls_of_a_native_template_come_with_the_last_line(template: str, line: int) -> None:
+    said = ["a", ToolCall("search", {"q": 1}, id="call_1"), "b"]
+    host = warm(Pulled(says=lambda _: said, template=template))  # type: ignore[arg-type]  # one of its words
+    found = [one["message"].get("tool_calls") for one in objects(done(host, chat(host, "hi")))]
+    assert [at for at, calls in enumerate(found) if calls] == [line % len(found)]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:

@@ -93,6 +93,7 @@ def test_without_a_count_nothing_is_said(counted: int | None) -> None:
 
 def test_a_count_above_the_window_means_that_we_do_not_know_the_window() -> None:
     assert not Counted().cut(prompt(WORDS), 3900, 2048, estimate_request)
+    assert Counted().cut(prompt(WORDS * 5), 4096, 2048, estimate_request)  # 20,000 were sent
 
 
 def test_nobody_knows_what_an_image_counts() -> None:

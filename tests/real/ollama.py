@@ -35,6 +35,8 @@ void *ggml_backend_sycl_init(int d) { (void)d; return 0; }
 """
 READY = 60  # seconds; it takes 0.1 on a machine with nothing else to do
 END = 10  # seconds that it has to end by itself
+# Of a model of a few kilobytes one thread is enough; two wait for each other, on a busy machine for most of the time.
+PLAIN = {"num_gpu": 0, "num_thread": 1, "temperature": 0}
 
 # ChatML with tools and thinking, in Go's template language: Ollama reads the abilities of a model from its template.
 TEMPLATE = """{{- if or .System .Tools }}<|im_start|>system
@@ -108,7 +110,7 @@ def ollama_server(
     Args:
         models: GGUFs by the name that they get.
         folder: an empty one that it may fill.
-        parameters: of every model, as in a Modelfile.
+        parameters: of every model, as in a Modelfile, beside `PLAIN`.
         **environment: Ollama's variables, such as `OLLAMA_NUM_PARALLEL=1`.
 
     Raises:
@@ -140,7 +142,7 @@ def ollama_server(
             server = Server(f"http://{host}", int(keeper.stdout.readline()))
             _await_ready(server.url, keeper)
             for name, path in models.items():
-                _create(server, name, path, {"num_gpu": 0, "temperature": 0, **(parameters or {})})
+                _create(server, name, path, PLAIN | (parameters or {}))
             yield server
         finally:
             keeper.stdin.close()

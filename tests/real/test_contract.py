@@ -129,6 +129,14 @@ def test_a_message_that_is_too_long_is_cut_without_a_word(subject: Subject, path
     assert (answer.status_code, answer.json()["prompt_eval_count"]) == (200, cut(subject, window))
 
 
+def test_a_cut_begins_where_the_window_ends_or_one_token_before(subject: Subject) -> None:
+    prompt = ("user", words(300))
+    size = subject.count(prompt, options={"num_ctx": 1024})
+    room = int(subject.version.halves)  # for one token of an answer
+    assert subject.count(prompt, options={"num_ctx": size + room}) == size
+    assert subject.count(prompt, options={"num_ctx": size + room - 1}) == cut(subject, size + room - 1)
+
+
 def test_the_oldest_turns_go_first_and_the_system_stays(subject: Subject) -> None:
     system, turn = ("system", words(20)), ("user", words(16))
     one, two = subject.count(system, turn), subject.count(system, turn, turn)
@@ -162,6 +170,13 @@ def test_an_answer_that_outgrows_its_window_goes_on_unless_it_may_not(subject: S
     kept = subject.chat(("user", "hi"), model=subject.endless, shift=False, options=options).json()
     expected = 64 - kept["prompt_eval_count"] if subject.version.flags else 150
     assert (kept["eval_count"], kept["done_reason"]) == (expected, "length")
+
+
+@pytest.mark.usefixtures("hands")
+def test_an_answer_without_a_limit_ends_after_ten_windows(subject: Subject) -> None:
+    options = {"num_ctx": 64, "num_predict": -1}
+    end = subject.chat(("user", "hi"), model=subject.endless, options=options).json()
+    assert (end["eval_count"], end["done_reason"]) == (640, "length")
 
 
 def test_a_text_to_embed_is_cut_or_refused_in_its_versions_words(subject: Subject) -> None:

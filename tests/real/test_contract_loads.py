@@ -44,7 +44,9 @@ def test_another_window_loads_the_model_again_and_the_same_does_not(subject: Sub
     assert load_seconds(subject, options={"num_ctx": 301}) > 2 * min(warm)
 
 
-@pytest.mark.parametrize("more", [{"options": {"temperature": 1, "seed": 5}}, {"keep_alive": 200}, {"think": False}])
+@pytest.mark.parametrize(
+    "more", [{"options": {"temperature": 1, "seed": 5}}, {"keep_alive": 200}, {"think": False}, {"format": "json"}]
+)
 def test_what_the_runner_does_not_care_for_loads_nothing(subject: Subject, more: dict[str, Any]) -> None:
     assert not reloads(subject, **more)
 
@@ -135,6 +137,13 @@ def test_who_waits_for_a_loaded_model_waits_without_bound(subject: Subject, hand
             time.sleep(0.05)
             asked.append(pool.submit(lambda: subject.chat(HI, model=subject.endless)))
         assert [one.result().status_code for one in asked] == [200] * 7
+
+
+def test_a_model_that_is_loading_is_listed_in_old_versions_alone(subject: Subject, held: Held, hands: Hands) -> None:
+    asked = held.begin(held.ask)
+    assert (subject.model in subject.in_memory()) is not subject.version.hidden
+    hands.resume(subject.model)
+    assert asked.result().status_code == 200
 
 
 def test_a_load_ends_with_the_request_that_began_it(subject: Subject, held: Held, hands: Hands) -> None:

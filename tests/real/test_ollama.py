@@ -110,10 +110,18 @@ async def test_a_tool_is_called_and_its_result_goes_back(ollama_server: Server) 
         asked = await llm.chat(question, tools=[get_weather])
     (call,) = asked.tool_calls
     assert (call.name, call.arguments, asked.finish_reason) == ("get_weather", {"city": "Paris"}, "tool_calls")
-    assert call.id  # 0.9.3 sends none
+    assert call.id  # which it has from us: see the next test
     result = Message("tool", get_weather(**call.arguments), tool_call_id=call.id)
     async with AsyncClient(to_ollama(ollama_server)) as llm:
         assert (await llm.chat([question, asked.message, result], temperature=0)).text == SCRIPT
+
+
+def test_tool_calls_have_no_ids(ollama_server: Server) -> None:
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    messages = [{"role": "user", "content": "Weather?"}]
+    body = {"model": "toolcall", "messages": messages, "tools": [tool], "stream": False}
+    (call,) = httpx2.post(f"{ollama_server.url}/api/chat", json=body, timeout=30).json()["message"]["tool_calls"]
+    assert list(call) == ["function"]
 
 
 async def test_embeddings_come_in_the_order_of_their_texts(ollama_server: Server) -> None:

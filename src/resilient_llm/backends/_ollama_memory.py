@@ -25,7 +25,7 @@ from resilient_llm._replies import Degraded, Done
 from resilient_llm._types import ChatRequest, EmbedRequest, Request
 from resilient_llm._warnings import OptionWarning, warn
 from resilient_llm._watch import Watch, aside
-from resilient_llm.backends._ollama_server import Server
+from resilient_llm.backends._ollama_server import ASK_TIME, Server
 from resilient_llm.policies.loads import Loads
 from resilient_llm.policies.spill import Spill
 from resilient_llm.policies.truncation import shifted
@@ -124,21 +124,19 @@ class Memory:
             self._refresh(watch)
         watch.enter("first_token")
 
-    async def resident(self, watch: Watch, *, asked: bool = False) -> bool | None:
-        """Whether the model is in memory as it is needed; `None` if the server does not say in time.
+    async def resident(self, watch: Watch, *, asked: bool = False, limit: float = ASK_TIME) -> bool | None:
+        """Whether the model is in memory as it is needed; `None` if the server does not say within the `limit`.
 
-        Args:
-            watch: of who wants to know.
-            asked: something was asked of the model. What is in memory then is no sign of who put it out before.
+        `asked`: something was asked of the model, and what is in memory is no sign of who put it out before.
 
         With another window than ours Ollama would load it again, within the request that asks. Before 0.10 it does not
-        tell the window: then it is asked to load the model, which does nothing if all is as it should be.
+        tell the window, and lists what is still loading: then it is asked to load, which does nothing if all is well.
 
         Raises:
             LLMError: nobody is there.
         """
         self.asked = watch.clock()
-        running = await self.server.running(watch)
+        running = await self.server.running(watch, limit)
         if running is None:
             return None
         self.spill.saw(one.size_vram for one in running)
@@ -153,12 +151,14 @@ class Memory:
         self._told_by = "/api/ps" if told else "/api/show"
         self.entry = mine
         self.spill.told(mine.cpu_share)
-        if self.num_ctx is None or (told is not None and told in (self.num_ctx, self._granted)):
+        if told is None and (asked or self.num_ctx is not None):
+            return False
+        if self.num_ctx is None or told in (self.num_ctx, self._granted):
             if self.held and before not in (None, self._told):
                 self.loads.why = f"num_ctx: {self._told} instead of {before}"
             self.held = True
             return True
-        return self._gone(f"num_ctx: {told} instead of {self.num_ctx}" if told is not None else None)
+        return self._gone(f"num_ctx: {told} instead of {self.num_ctx}")
 
     def _gone(self, why: str | None) -> bool:
         """It is not there as it is needed. If it was, and its time was not over, someone put it out, and not we."""

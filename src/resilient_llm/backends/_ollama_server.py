@@ -56,18 +56,26 @@ class Server:
         self._shown: tuple[float, Show] | None = None
         self._version: tuple[float, tuple[int, ...] | None] | None = None
 
-    async def running(self, watch: Watch) -> tuple[Model, ...] | None:
-        """The models in memory; `None` if it does not say in time.
+    async def running(self, watch: Watch, limit: float = ASK_TIME) -> tuple[Model, ...] | None:
+        """The models in memory; `None` if it does not say within the limit.
 
         Raises:
             LLMError: nobody is there.
         """
         try:
-            return parse_ps(await self.fetch(b"GET", "/api/ps", b"", watch, ASK_TIME))
+            return parse_ps(await self.fetch(b"GET", "/api/ps", b"", watch, limit))
         except DOWN:
             raise
         except LLMError:
             return None
+
+    async def lives(self, watch: Watch) -> bool:
+        """It answers a question that needs nothing of its scheduler."""
+        try:
+            await self.fetch(b"GET", "/api/version", b"", watch, ASK_TIME)
+        except LLMError:
+            return False
+        return True
 
     async def show(self, watch: Watch) -> Show:
         """What it tells of the model."""

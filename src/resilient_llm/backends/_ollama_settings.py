@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +15,7 @@ from resilient_llm._numbers import is_number, shown
 from resilient_llm._warnings import OptionWarning, ReloadWarning, warn
 from resilient_llm.wire._ollama_options import differing, mistyped, unknown
 
+SHIFTS = (0, 12, 6)  # the version since which a model is loaded with a `shift` or without
 STAYS = 300.0  # seconds that Ollama keeps a model in memory, if nobody says otherwise (OLLAMA_KEEP_ALIVE)
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}  # Go's
 _PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)"
@@ -102,6 +103,16 @@ def checked_options(options: Mapping[str, Any] | None) -> None:
         raise ConfigError(wrong)
     for said in unknown(options):
         warn(said, OptionWarning)
+
+
+def checked_kinds(model: str, kinds: Collection[type], version: tuple[int, ...] | None) -> None:
+    """Warns where a model that chats without a shift embeds, too: `/api/embed` has no such field."""
+    if len(kinds) > 1 and (version is None or version >= SHIFTS):
+        warn(
+            f"{model} both chats and embeds: Ollama loads it anew at each change between them, because embeddings know"
+            " no shift=False. Give each a model of its own, or Ollama(shift=None)",
+            ReloadWarning,
+        )
 
 
 def checked_extra(extra: Mapping[str, Any], pinned: Mapping[str, Any], shift: bool | None) -> None:

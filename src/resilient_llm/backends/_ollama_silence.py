@@ -30,6 +30,7 @@ from resilient_llm.wire import Decoder, HTTPCall
 from resilient_llm.wire.ollama import OllamaCodec
 
 SILENT = 1.0  # seconds without a word after which it is asked whether a load is the reason
+LOCKED = 10.0  # seconds that /api/ps may be silent while a model leaves and the memory of its GPU comes free: 5 to 10
 
 
 class Attempts:
@@ -86,10 +87,13 @@ class Attempts:
         """Is the model being loaded? Then that is what they wait for: once, or loading for ever would be an excuse."""
         memory, own = self._memory, aside(waiting[0].clock, waiting[0].zone)
         try:
-            if await memory.resident(own, asked=True) is not False:
-                return
-            self._enter("load", waiting)
-            await memory.load(embed=await memory.server.only_embeds(own), watch=own)
+            there = await memory.resident(own, asked=True)
+            if there is None and await memory.server.lives(own):
+                self._enter("load", waiting)  # it is busy with putting a model out of memory
+                there = await memory.resident(own, asked=True, limit=LOCKED)
+            if there is False:
+                self._enter("load", waiting)
+                await memory.load(embed=await memory.server.only_embeds(own), watch=own)
         except LLMError:
             pass  # the attempts are told themselves
         self._enter("first_token", waiting)

@@ -100,7 +100,7 @@ class Ollama:
             model, num_ctx=num_ctx, options=options, think=think, shift=shift, window=lambda: self.window
         )
         self._pinned: dict[str, Any] = {**(options or {}), **({} if num_ctx is None else {"num_ctx": num_ctx})}
-        self._shift = shift
+        self._shift, self._kinds = shift, set[type[Request]]()
         self._transport: Transport = OwnTransport(at) if http_client is None else UserTransport(at, http_client)
         self._detached = Detached()
         self._server = Server(self._transport, self._codec, model, self.origin)
@@ -140,6 +140,9 @@ class Ollama:
         """One attempt; see `Backend.open`."""
         if type(request) is ChatRequest and request.extra:
             settings.checked_extra(request.extra, self._pinned, self._shift)
+        if self._shift is False and type(request) not in self._kinds:
+            self._kinds.add(type(request))
+            settings.checked_kinds(self.model, self._kinds, self._server.version)
         codec, memory = self._codec, self._memory
         call = codec.encode(request, stream=stream)
         decoder = codec.decoder(request, stream=stream, judge=partial(memory.judge, watch.clock, watch.clock()))

@@ -83,6 +83,8 @@ class Counted:
             if whole:
                 self._learn(request, counted, estimate)
             return False
+        if window is not None and counted > window:
+            window = None  # it is not the one that we know: servers before 0.10 do not tell theirs
         if window is None and size(request) < THIN * counted:
             return False
         kind, begun = kind_of(request.messages), self._talks.begun(request, window) if whole else None
@@ -180,8 +182,8 @@ def _surely_cut(counted: int, window: int | None, worth: _Worth, *, whole: bool)
     """Whether a cut explains the count, and its absence does not."""
     if window is None:
         return whole and counted < worth.tokens * worth.untold
-    if worth.tokens * (1 + worth.above) <= window or counted > window:
-        return False  # it fitted; or the window is not the one that we know
+    if worth.tokens * (1 + worth.above) <= window:
+        return False  # it fitted
     return counted in pinned(window) or (whole and counted < worth.tokens * (1 - max(worth.below, GROSS)))
 
 
@@ -189,7 +191,7 @@ def _perhaps_cut(
     request: ChatRequest, counted: int, window: int | None, worth: _Worth, estimate: TokenCounter
 ) -> bool:  # fmt: skip
     """Whether it may be what is left after whole messages: so many tokens, and no room for the last that went."""
-    if window is None or counted > window:
+    if window is None:
         return False
     left = worth.tokens
     for message in _droppable(request.messages):

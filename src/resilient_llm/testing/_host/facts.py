@@ -16,6 +16,7 @@ from resilient_llm._types import ToolCall
 from resilient_llm.testing._model import tokens
 
 GIB: Final = 2**30
+KV_CACHE: Final = {"f16": 1.0, "q8_0": 0.53125, "q4_0": 0.28125}  # bytes of a block of 32: 64, 34 and 18 (ggml)
 EMBEDDING: Final = "embedding"
 COMPLETION: Final = "completion"
 
@@ -138,6 +139,7 @@ class Settings:
         keep_alive: seconds that an idle model stays in memory; infinite: for ever.
         load_timeout: seconds without a sign of life after which a load has failed.
         context_length: tokens of a window where nobody asks for one; 0: by the GPU's memory.
+        kv_cache_type: how the memory of a window is kept; `q8_0` takes 0.53 of it, `q4_0` 0.28.
 
     Raises:
         ConfigError: a number has no meaning.
@@ -149,8 +151,11 @@ class Settings:
     keep_alive: float = 300.0
     load_timeout: float = 300.0
     context_length: int = 0
+    kv_cache_type: Literal["f16", "q8_0", "q4_0"] = "f16"
 
     def __post_init__(self) -> None:
+        if self.kv_cache_type not in KV_CACHE:
+            raise ConfigError(f"kv_cache_type: {self.kv_cache_type!r} is none of {', '.join(KV_CACHE)}")
         _positive(self, "num_parallel", "max_queue", "load_timeout")
         _positive(self, "max_loaded", "keep_alive", "context_length", least=0)
 

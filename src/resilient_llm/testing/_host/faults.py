@@ -18,12 +18,14 @@ Point = Literal["door", "load", "answer"]
 
 # name: where it strikes, and what the client sees
 CATALOGUE: Final[Mapping[str, tuple[Point, str]]] = {
+    "refused": ("door", "nobody listens; over a socket a reset, for there somebody does"),
     "reset": ("door", "the connection is reset before any header"),
     "hang": ("door", "no byte; /api/ps and /api/tags answer as ever (ollama/ollama#15950, #15258)"),
     "unauthorized": ("door", "401 of Ollama's cloud, with a sign-in address"),
     "usage limit": ("door", "429 of Ollama's cloud (ollama/ollama#15934)"),
     "overloaded": ("door", "503 of Ollama's cloud (ollama/ollama#13399)"),
     "deadlock": ("load", "every load hangs from here on, loaded models answer (ollama/ollama#17408)"),
+    "queue full": ("load", "503: more requests wait for a load than may"),
     "load stalls": ("load", "no sign of life until the load timeout, then 500"),
     "load fails": ("load", "500: the runner's process has terminated"),
     "load runs out of memory": ("load", "500, or a smaller window than the server's own without a word"),

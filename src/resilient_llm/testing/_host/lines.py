@@ -78,11 +78,11 @@ def line(job: Job, now: float, piece: Piece) -> Chunk:
     return Chunk(dump({**_head(asked, now), **_piece(asked, [piece]), "done": False}) + b"\n")
 
 
-def final(job: Job, now: float, reason: str, version: Version) -> Chunk:
-    """The line with `done: true` and the figures."""
+def final(job: Job, now: float, held: list[Piece], reason: str, version: Version) -> Chunk:
+    """The line with `done: true` and the figures; the tool calls of a native template come with it."""
     asked = job.asked
     end = {**_done(asked, reason), **_context(job), **figures(job, now, version)}
-    return Chunk(dump({**_head(asked, now), **_piece(asked, []), **end}) + b"\n")
+    return Chunk(dump({**_head(asked, now), **_piece(asked, held), **end}) + b"\n")
 
 
 def whole(job: Job, now: float, pieces: list[Piece], reason: str | None, version: Version) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from resilient_llm.testing._host.asked import Wants
-from resilient_llm.testing._host.facts import Machine, Pulled, Settings
+from resilient_llm.testing._host.facts import KV_CACHE, Machine, Pulled, Settings
 
 ALLOWED: Final = 0.8
 
@@ -41,7 +41,8 @@ class Memory:
 
     def predicted(self, pulled: Pulled, wants: Wants) -> int:
         """Bytes that a model takes."""
-        return pulled.size + pulled.kv_bytes * wants.num_ctx * self.parallel(pulled)
+        kept = pulled.kv_bytes * KV_CACHE[self._settings.kv_cache_type]
+        return pulled.size + round(kept * wants.num_ctx * self.parallel(pulled))
 
     def fits(self, pulled: Pulled, wants: Wants, others: Iterable[Occupant]) -> bool:
         """There is room beside these."""

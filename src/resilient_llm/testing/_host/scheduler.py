@@ -109,6 +109,11 @@ class Scheduler:
         if fault is not None and fault.name == "deadlock":
             self.wedged = True
             return
+        if fault is not None and fault.name == "queue full":
+            lines.refuse(job.exchange, self.world.agenda.now, 503, BUSY)
+            if self._current is job:
+                self.served()
+            return
         Load(self, job, "" if fault is None else fault.name).begin()
         if self.world.version.apart and self._current is job:
             self.served()

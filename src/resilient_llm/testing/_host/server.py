@@ -167,8 +167,8 @@ class OllamaModel:
 
     def _at_the_door(self, exchange: Exchange, fault: Fault) -> None:
         exchange.truth.fault = fault.name
-        if fault.name == "reset":
-            exchange.end(self.now, "failed", "reset", drop=True)
+        if fault.name in ("refused", "reset"):
+            exchange.end(self.now, "failed", fault.name, drop=True)
         elif fault.name in doors.CLOUD:
             status, body = doors.CLOUD[fault.name]
             exchange.truth.error = str(body["error"])

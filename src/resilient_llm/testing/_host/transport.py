@@ -43,6 +43,8 @@ class InProcess(httpx2.AsyncBaseTransport):
         except BaseException:
             await body.aclose()
             raise
+        if exchange.truth.error == "refused":
+            raise httpx2.ConnectError("nobody listens", request=request)
         if not isinstance(action, Head):
             raise httpx2.ReadError("the connection was reset", request=request)
         return httpx2.Response(action.status, headers=list(action.headers), stream=body, request=request)

@@ -44,7 +44,7 @@ class Turn:
         self.job = job
         self.frozen = False
         self._pieces: Iterator[lines.Piece] = iter(())
-        self._said: list[lines.Piece] = []  # for an answer in one piece
+        self._said: list[lines.Piece] = []  # for an answer in one piece, or for the last line of one
         self._last, self._times = "", 0
         self._past = 0  # tokens in the slot
         self._fault: Fault | None = None  # what will go wrong with it
@@ -149,7 +149,8 @@ class Turn:
         if self._repeats(piece):
             self.end_silently()
             return
-        if job.asked.streams:
+        held = piece[0] == "tool_calls" and self._runner.pulled.template == "native"
+        if job.asked.streams and not held:
             self._begin_body()
             job.exchange.put(lines.line(job, now, piece))
         else:
@@ -175,7 +176,7 @@ class Turn:
         job, now, version = self.job, self._world.agenda.now, self._world.version
         if job.asked.streams:
             self._begin_body()
-            job.exchange.put(lines.final(job, now, reason, version))
+            job.exchange.put(lines.final(job, now, self._said, reason, version))
             job.exchange.end(now, "complete")
         else:
             lines.respond(job.exchange, now, 200, lines.whole(job, now, self._said, reason, version), "complete")
