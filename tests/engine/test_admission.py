@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from resilient_llm import AsyncClient, Bulkhead, ChatRequest, CircuitBreaker, RateLimit, Retry, Route, Timeouts, Usage
+from resilient_llm._types import Request
 from resilient_llm.errors import (
     ConfigError,
     ConnectFailed,
@@ -18,7 +19,6 @@ from resilient_llm.errors import (
     StreamInterrupted,
 )
 from resilient_llm.events import ClientEvent, SlotsChanged
-from resilient_llm._types import Request
 from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, say, stall
 
 from .kit import REAL, Ask, assert_nothing_held, cancelled_at, client, error_of, seconds_of
