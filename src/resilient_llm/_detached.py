@@ -10,6 +10,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any
 
 import anyio
@@ -71,17 +72,23 @@ class Detached:
         self._jobs: dict[Job, Any] = {}
 
     def spawn(self, work: Callable[[], Awaitable[None]]) -> Job:
-        """Starts `work` on the running loop, outside every cancel scope of the caller."""
+        """Starts `work` on the running loop, outside every cancel scope of the caller and all that is set around it.
+
+        Who happens to begin it may have a deadline, zone or trace of his own, and those after him would live by them.
+        """
         job = Job(work, lambda job: self._jobs.pop(job, None) and None)
         loop = self._jobs[job] = running_loop()
         if isinstance(loop, asyncio.AbstractEventLoop):
-            job.task = loop.create_task(job.run())
+            job.task = Context().run(loop.create_task, job.run())  # as trio has it for its system tasks
         else:
             sys.modules["trio"].lowlevel.spawn_system_task(job.run)
         return job
 
     def later(self, seconds: float, work: Callable[[], Awaitable[None]], needed: Callable[[], bool]) -> None:
-        """Starts `work` after these seconds, if it is needed then. Until then asyncio has a timer and no task."""
+        """Starts `work` after these seconds, if it is needed then. Closing does not keep `needed` from being asked.
+
+        Until then asyncio has a timer and no task.
+        """
         loop = running_loop()
         if isinstance(loop, asyncio.AbstractEventLoop):
             loop.call_later(seconds, lambda: self.spawn(work) if needed() else None)
@@ -90,9 +97,9 @@ class Detached:
         async def wait() -> None:
             await anyio.sleep(seconds)
             if needed():
-                await work()
+                self.spawn(work)
 
-        self.spawn(wait)
+        sys.modules["trio"].lowlevel.spawn_system_task(wait)
 
     async def aclose(self) -> None:
         """Cancels what this loop still runs and waits for it, `GRACE` seconds at most."""

@@ -8,7 +8,8 @@ Rules of the file: pure. A common word is no quotation; only a text of some leng
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from resilient_llm._errors import LLMError
 from resilient_llm._types import ChatRequest, Request
@@ -47,7 +48,20 @@ def _said(request: Request) -> Iterator[str]:
         yield message.content
         yield message.reasoning or ""
         for call in message.tool_calls:
-            yield from (value for value in call.arguments.values() if isinstance(value, str))
+            yield from _strings(call.arguments)
+
+
+def _strings(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Those of a tool call, however deep they are."""
+    inside: list[Any] = [arguments]
+    while inside:
+        value = inside.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            inside.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            inside.extend(value)
 
 
 def _mark_pieces(words: str, text: str, quoted: bytearray) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from resilient_llm import ChatRequest, Image, Message
+from resilient_llm import ChatRequest, Image, Message, ToolCall
 from resilient_llm.policies.tokens import estimate_request
-from resilient_llm.policies.truncation import POSSIBLE, Counted, kind_of, pinned
+from resilient_llm.policies.truncation import FEW, POSSIBLE, Counted, kind_of, pinned
 
 WORDS = "word " * 4000  # about 4,000 tokens
 
@@ -298,6 +298,19 @@ def test_what_goes_on_from_a_prompt_that_was_too_long_is_too_long() -> None:
     assert not counted.cut(turns(9000, 100, 100), 9200, 16_384, half)  # the window has grown
 
 
+def test_two_that_differ_only_in_what_an_assistant_thought_or_called_are_two_conversations() -> None:
+    def ran(words: int, *, thought: bool) -> ChatRequest:
+        said = "word " * words
+        call = ToolCall("write", {"text": said})
+        step = Message("assistant", reasoning=said) if thought else Message("assistant", tool_calls=(call,))
+        return request_of([Message("user", "write it"), step, Message("user", "and now?")])
+
+    for thought in (False, True):
+        counted, longer, shorter = Counted(named=True), ran(9000, thought=thought), ran(2500, thought=thought)
+        assert counted.cut(longer, 2051, 4096, estimate_request)
+        assert not counted.cut(shorter, estimate_request(shorter), 4096, estimate_request)
+
+
 def test_of_a_server_that_refuses_what_is_too_long_only_what_can_be_nothing_else_is_a_cut() -> None:
     sent = turns(*[100] * 41, 50)
     assert taught().cut(sent, 4050, 4096, half)
@@ -339,3 +352,16 @@ def test_of_one_message_more_is_looked_at_than_of_each_of_many() -> None:
     assert kind_of([Message("user", text)]) == "data"
     assert kind_of([Message("user", text)] * 2) == "words"
     assert kind_of([Message("user", "本" * 900), *[Message("user", "a" * 50)] * 40]) == "words"
+
+
+def test_it_may_be_asked_while_another_thread_learns() -> None:
+    """`Client.explain()` is called in any thread, and one client serves several loops."""
+    counted = taught(1.0, 1.0)
+
+    class Meanwhile(float):
+        def __ge__(self, other: object) -> bool:
+            counted._add("words", 1.0, 400.0)  # as another thread may at this moment
+            return True
+
+    counted._ratios["words"].append((1.0, Meanwhile(400.0)))
+    assert counted.known("words", 600) == (1.0, FEW)
