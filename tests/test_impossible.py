@@ -155,6 +155,7 @@ def test_values_that_exclude_each_other_are_refused_and_both_shown(
         (Timeouts, {"connect": math.inf, "load": 1e308, "first_token": 1e-9, "between_tokens": 1}),
         (ContextGuard, {"window": 2, "reserve": 0}),
         (ContextGuard, {"window": HUGE, "reserve": 1}),
+        (ContextGuard, {"window": 1}),
         (OutputSentinel, {"loop": 64, "whitespace": 16, "run_on": 1}),
         (price, {"input": 0, "output": 0, "cached_input": 0}),
         (route, {"falls_back_on": [AuthFailed], "lacks": ["tools"], "streams": False}),

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.anyio
 ONCE = Retry(attempts=1)
 LIMIT = 0.3
 LONG = Timeouts(connect=60, load=60, first_token=60, between_tokens=60)
-SHORT = Timeouts(connect=LIMIT, first_token=LIMIT, between_tokens=LIMIT)
+SHORT = Timeouts(connect=20, first_token=LIMIT, between_tokens=LIMIT)
 GAP = LIMIT * 17 / 16  # `chat` looks at its gap limit every 1/16 of it
 
 # fault: (the step, the error under a deadline, the error under the limits of the phases, the bound under those)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import httpx2
 import pytest
@@ -28,6 +29,9 @@ def test_over_a_socket_it_is_the_same_and_time_goes_as_fast_as_it_is_told() -> N
         assert load.load == pytest.approx(5.5, abs=0.1)
         assert (truth.outcome, truth.output) == ("complete", 4)
         assert server.chats[0].ended == "complete"
+        told = httpx2.get(f"{server.url}/__fake__/log").json()
+        assert told["log"] == [asdict(one) | {"evicted": list(one.evicted)} for one in server.log]
+        assert [one["outcome"] for one in told["loads"]] == ["completed"]
         assert [one.kind for one in server.requests if one.kind != "other"] == ["load", "chat"]
         assert 0.1 < reply.timings.load < 5
 

@@ -8,7 +8,7 @@ import math
 import anyio
 import pytest
 
-from resilient_llm import bind, deadline
+from resilient_llm import ConfigError, bind, deadline
 from resilient_llm._deadline import CEILING, Deadline, take
 
 pytestmark = pytest.mark.anyio
@@ -66,3 +66,8 @@ def test_a_function_that_is_bound_takes_the_deadline_along() -> None:
     elsewhere = contextvars.Context()
     assert elsewhere.run(bound, 1, two=2) == (1, 2, 105)
     assert elsewhere.run(work, 1, two=2) == (1, 2, 100 + CEILING)
+
+
+def test_a_timeout_that_is_none_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^timeout: -1 is not a number of seconds above 0"):
+        take(-1, now, default=60)

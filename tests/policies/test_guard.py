@@ -315,6 +315,8 @@ def test_a_result_that_belongs_to_no_call_stays_where_it_is() -> None:
 
 def test_what_fits_surely_leaves_the_reserve_free() -> None:
     assert ContextGuard(reserve=1000).fits_surely(ask(Message("user", "x" * 5000)), 10_000)
+    assert ContextGuard().fits_surely(ask(Message("user", "x" * 80_000), max_tokens=10), 100_000)
+    assert not ContextGuard().fits_surely(ask(Message("user", "x" * 80_000), max_tokens=25_000), 100_000)
     assert not ContextGuard(reserve=9000).fits_surely(ask(Message("user", "x" * 5000)), 10_000)
 
 
@@ -348,3 +350,8 @@ def test_its_repr_names_what_has_no_name_of_its_own_by_its_kind() -> None:
 
     assert repr(ContextGuard(overflow=Rule(), counter=words)).endswith("overflow=Rule, counter=words)")
     assert repr(ContextGuard(counter=Rule())).endswith("overflow=refuse, counter=Rule)")
+
+
+def test_a_counter_that_finds_nothing_is_believed() -> None:
+    request = ask(Message("user", "word " * 9000))
+    assert ContextGuard(counter=lambda request: 0).fit(request, 2048) is request

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from resilient_llm.policies.loads import Loads
 
 
@@ -85,3 +87,10 @@ def test_losses_of_exactly_ten_minutes_are_thrash() -> None:
     assert loads.why is None
     assert [loads.lost(now, None) for now in (0, 300, 600)] == [False, False, True]
     assert not loads.thrash(600.1)
+
+
+def test_a_loss_is_untold_until_an_answer_tells_of_it() -> None:
+    loads = Loads()
+    assert (loads.lost_at, loads.untold) == (-math.inf, False)
+    loads.lost(7, "gone")
+    assert (loads.lost_at, loads.untold) == (7, True)

@@ -397,3 +397,14 @@ def full_but_for_one() -> float:
     limit = RateLimit(tokens_per_minute=10)
     taken(limit, 9, 0)
     return limit.snapshot(0).wait
+
+
+def test_a_child_of_fork_finds_the_step_of_its_parent_over() -> None:
+    limit = RateLimit(tokens_per_minute=10)
+    limit._inside = True
+    holder = threading.Thread(target=limit._lock.acquire)
+    holder.start()
+    holder.join()
+    limit.after_fork()
+    taken(limit, 9, 0)
+    assert limit.room(2, 0) == 60

@@ -183,3 +183,26 @@ def test_a_strategy_is_told_which_attempt_it_was_and_how_it_ended() -> None:
     error = ServerError("no")
     assert delay(error, tried=3, policy=Retry(attempts=9, wait=wait)) == 1.5  # type: ignore[arg-type]
     assert told == [3, error]
+
+
+@pytest.mark.parametrize(("left", "kept"), [(20, 5), (10, 5), (8, 4), (1, 0.5), (0, 0), (-3, 0)])
+def test_later_routes_have_five_seconds_or_half_of_what_is_left(left: float, kept: float) -> None:
+    assert plan.reserve(left) == kept
+
+
+def test_of_two_routes_the_one_that_is_put_aside_is_the_second() -> None:
+    assert plan.order(["a", "b"], lambda route: route == "a") == ["b", "a"]
+    assert plan.order(["a"], lambda route: True) == ["a"]
+
+
+def test_a_retry_in_words() -> None:
+    jitter = "full jitter below 0.5 s, doubling to"
+    assert Retry().explain(local=True) == f"2 attempts, {jitter} 10 s, patience 3 s"
+    assert Retry().explain(local=False) == f"3 attempts, {jitter} 20 s, patience 3 s"
+    assert Retry(attempts=1, patience=0.5).explain(local=True) == f"1 attempt, {jitter} 10 s, patience 0.5 s"
+    assert Retry(wait=wait_fixed(1)).explain(local=True) == "2 attempts, waits by wait_fixed, patience 3 s"
+
+    def linear(state: Any) -> float:
+        raise NotImplementedError
+
+    assert Retry(wait=linear).explain(local=True) == "2 attempts, waits by linear, patience 3 s"  # type: ignore[arg-type]

@@ -158,6 +158,16 @@ sys.stdin.readline()
     assert taken(slots)
 
 
+def test_what_a_child_does_first_closes_its_copies_and_leaves_chance_its_own() -> None:
+    slots = SharedSlots("box", 1)
+    place = taken(slots)
+    slots.after_fork()
+    assert repr(slots).endswith(" 0 held by this process)")
+    assert 0 < slots.poll() <= POLL
+    place.release()
+    assert taken(SharedSlots("box", 1))  # there was no other copy of it
+
+
 def test_a_program_that_is_executed_meanwhile_does_not_keep_the_slot(start: Start) -> None:
     holder = start(
         """

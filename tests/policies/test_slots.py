@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_llm.policies._slots import ABANDONED, Limit, Slot, Tokens
+from resilient_llm._errors import DeadlineExceeded
+from resilient_llm.policies._slots import ABANDONED, BulkheadSnapshot, Limit, Slot, Tokens
 from resilient_llm.policies.bulkhead import Bulkhead
 
 from .test_bulkhead import Thing, peek
@@ -106,11 +107,75 @@ def test_a_stream_is_the_reader_of_its_slot_and_a_child_of_fork_has_neither() ->
     assert slot is not None
     bulkhead.read_by(reader, slot)
     assert slot.reader is reader
+    assert bulkhead._read == {slot}
+    slot.release(1.0)
+    assert bulkhead._read == set()
+    bulkhead.try_acquire(lambda now: Thing(), 2.0)
     bulkhead.after_fork()
     assert (bulkhead.inflight, bulkhead.queued, bulkhead._read) == (0, 0, set())
     unknown = Bulkhead()
     unknown.after_fork()
     assert unknown.inflight == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("waiters", "leave", "kept"),
+    [
+        (200, 150, 99),  # 101 of 200 are most of them: 99 stay; of these 49 leave, too few for another pass
+        (100, 65, 35),  # 64 are never worth one
+        (100, 64, 100),
+    ],
+)
+async def test_who_has_left_is_dropped_when_most_have(waiters: int, leave: int, kept: int) -> None:
+    bulkhead, served, scopes = Bulkhead(1), [], [anyio.CancelScope() for _ in range(waiters)]
+    first = bulkhead.try_acquire(lambda now: Thing(), 0.0)
+    assert first is not None
+
+    async def wait(number: int) -> None:
+        with scopes[number]:
+            slot = await bulkhead.acquire(lambda now: Thing(), peek, deadline=1e6, clock=lambda: 0.0)
+            served.append(number)
+            slot.release(0.0)
+
+    async with anyio.create_task_group() as group:
+        for number in range(waiters):
+            group.start_soon(wait, number)
+            while bulkhead.queued <= number:
+                await anyio.lowlevel.checkpoint()
+        for scope in scopes[:leave]:
+            scope.cancel()
+        while bulkhead.queued > waiters - leave:
+            await anyio.lowlevel.checkpoint()
+        assert bulkhead.snapshot() == BulkheadSnapshot(1, 1, waiters - leave)
+        assert len(bulkhead._queue) == kept
+        first.release(0.0)
+    assert served == list(range(leave, waiters))
+
+
+@pytest.mark.anyio
+async def test_who_came_too_late_is_told_how_long_it_waited() -> None:
+    with pytest.raises(DeadlineExceeded, match="no free slot within 0 s"):
+        await Bulkhead(1).acquire(lambda now: Thing(), peek, deadline=7.0, clock=lambda: 7.0)
+
+
+def test_a_throttle_counts_from_when_its_attempt_began() -> None:
+    bulkhead = Bulkhead(10, 20)
+
+    def slot(now: float) -> Slot[Thing]:
+        given = bulkhead.try_acquire(lambda now: Thing(), now)
+        assert given is not None
+        return given
+
+    first, second = slot(1.0), slot(1.0)
+    bulkhead.throttled(first, 2.0)
+    assert bulkhead.slots == 7
+    bulkhead.throttled(second, 3.0)
+    assert bulkhead.slots == 7
+    bulkhead.throttled(slot(2.5), 3.0)
+    assert bulkhead.slots == 4
+    bulkhead.throttled(slot(3.0), 4.0)
+    assert bulkhead.slots == 4
 
 
 def test_its_repr_names_what_it_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

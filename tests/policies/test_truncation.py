@@ -8,7 +8,7 @@ import pytest
 
 from resilient_llm import ChatRequest, Image, Message
 from resilient_llm.policies.tokens import estimate_request
-from resilient_llm.policies.truncation import Counted, kind_of, pinned
+from resilient_llm.policies.truncation import POSSIBLE, Counted, kind_of, pinned
 
 WORDS = "word " * 4000  # about 4,000 tokens
 
@@ -176,6 +176,8 @@ def test_only_the_last_sixty_answers_count_and_none_to_a_short_prompt() -> None:
     assert counted.known("words")[0] == 2.0
     assert str(taught(*[1.5] * 8, tokens=150)) == "words × 1.50"
     assert str(taught(*[1.5] * 8, tokens=149)) == ""
+    assert str(taught(*[POSSIBLE[0]] * 8)) == "words × 0.30"
+    assert str(taught(*[POSSIBLE[1]] * 8)) == "words × 12.00"
 
 
 def test_what_is_known_is_told() -> None:
@@ -232,7 +234,7 @@ def test_what_surely_fits_is_not_even_counted() -> None:
 def test_a_cut_teaches_nothing() -> None:
     counted = Counted()
     for _ in range(3):
-        assert counted.cut(turns(9000), 2050, 4096, half)
+        assert counted.cut(turns(6000), 2050, 4096, half)
     assert str(counted) == ""
     assert not counted.cut(turns(2400), 2000, 4096, half)
     assert repr(counted) == "Counted({'words': 1.0})"
@@ -270,6 +272,8 @@ def test_what_was_learned_near_the_window_decides_there() -> None:
         ([4300], 4090, False),  # a message that was cut leaves one of few numbers
         ([4700], 4090, True),  # too much is missing
         ([3900], 2500, True),  # far too much
+        ([100] * 41 + [50], 4010, True),  # the message that is missing has no room, if it may be a third longer
+        ([80, 165, 3755], 3880, False),  # without the first it fits, so no other was left out
         ([3000], 1900, False),  # which an unknown tokenizer may do, below the window
     ],
 )

@@ -58,10 +58,10 @@ def test_llamacpp_refuses_what_does_not_fit_and_names_both_numbers(llama: Llama)
 
 def test_llamacpp_gives_an_answer_in_one_piece_to_its_end_though_nobody_listens(llama: Llama) -> None:
     """Why we always stream: only a stream is cancelled with its connection."""
-    body = chat("hi", max_tokens=1000, **ENDLESS)
+    body = chat("hi", max_tokens=2000, **ENDLESS)  # a third of a second, on a fast machine
     with pytest.raises(httpx2.ReadTimeout):
-        httpx2.post(f"{llama.url}/v1/chat/completions", json=body, headers=AUTH, timeout=0.1)
-    time.sleep(0.1)  # a stream's slot is free after 0.04 s
+        httpx2.post(f"{llama.url}/v1/chat/completions", json=body, headers=AUTH, timeout=0.05)
+    time.sleep(0.06)  # a stream's slot is free after 0.04 s
     assert busy_slots(llama) == 1
     anyio.run(eventually, lambda: busy_slots(llama) == 0, LONG)
 

@@ -54,7 +54,7 @@ class Case:
             chance.choice(("cold", "warm", "put out", "put out long ago", "killed", "unloaded")),
             chance.choice(("", "", "stalls", "hang")),
             math.exp(chance.uniform(math.log(0.6), math.log(60))),
-            chance.choice((3.0, 8.0)),
+            chance.choice((3.0, 5.0)),
             chance.choice((None, 4096)),
             chance.random() < 0.5,
         )

@@ -6,7 +6,7 @@ Rules of the file: pure, on what it is given; the texts are those of server/rout
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.testing._host import lines, listing
@@ -31,6 +31,7 @@ METADATA: Final = {
     ("POST", "/api/create"),
     ("DELETE", "/api/delete"),
 }
+LOG: Final = ("GET", "/__fake__/log")  # no real one has it: the truth, for a test that runs elsewhere
 CLOUD: Final[Mapping[str, tuple[int, Mapping[str, Any]]]] = {
     "unauthorized": (401, {"error": "unauthorized", "signin_url": "https://ollama.com/connect"}),
     "usage limit": (429, {"error": "you've reached your session usage limit, please wait or upgrade to continue"}),
@@ -75,6 +76,9 @@ def metadata(host: OllamaModel, call: Call, exchange: Exchange) -> None:
     elif key == ("GET", "/api/tags"):
         listed = [listing.described(one, host.version) for one in host.models]
         lines.respond(exchange, now, 200, {"models": listed}, "complete")
+    elif key == LOG:
+        told = {"log": [asdict(one) for one in host.log], "loads": [asdict(one) for one in host.loads]}
+        lines.respond(exchange, now, 200, told, "complete")
     elif key in _ABOUT_ONE:
         _about_one(host, call, exchange)
     elif call.path in KINDS or any(path == call.path for _, path in METADATA):
