@@ -161,7 +161,8 @@ class Exchange:
                     if len(body) >= ERROR_BODY:
                         break
             except Exception as broken:
-                self._known(broken)
+                if not self._known(broken):
+                    raise
         return body[:ERROR_BODY]
 
     def _typed(self, error: BaseException, *, begun: bool) -> NoReturn:
@@ -200,16 +201,16 @@ class Exchange:
             self._ended = True
             raise
         except Exception as broken:
-            self._known(broken)
+            if not self._known(broken):
+                raise
             self._late = True
             raise StopAsyncIteration from None
 
-    def _known(self, broken: Exception) -> None:
-        """Raises it again, unless it is a failure of HTTP or of what came by it."""
+    def _known(self, broken: Exception) -> bool:
+        """It is a failure of HTTP or of what came by it, and no bug of ours."""
         if isinstance(broken, LLMError):
-            return
-        if classify(broken, self._transport.origin, begun=True, theirs=self._transport.theirs) is None:
-            raise broken
+            return True
+        return classify(broken, self._transport.origin, begun=True, theirs=self._transport.theirs) is not None
 
     async def _close(self) -> None:
         """Gives the connection back. Detached, so that neither cancellation nor a slow transport can stop it."""
