@@ -10,6 +10,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any
 
 import anyio
@@ -71,11 +72,14 @@ class Detached:
         self._jobs: dict[Job, Any] = {}
 
     def spawn(self, work: Callable[[], Awaitable[None]]) -> Job:
-        """Starts `work` on the running loop, outside every cancel scope of the caller."""
+        """Starts `work` on the running loop, outside every cancel scope of the caller and all that is set around it.
+
+        Who happens to begin it may have a deadline, zone or trace of his own, and those after him would live by them.
+        """
         job = Job(work, lambda job: self._jobs.pop(job, None) and None)
         loop = self._jobs[job] = running_loop()
         if isinstance(loop, asyncio.AbstractEventLoop):
-            job.task = loop.create_task(job.run())
+            job.task = Context().run(loop.create_task, job.run())  # as trio has it for its system tasks
         else:
             sys.modules["trio"].lowlevel.spawn_system_task(job.run)
         return job

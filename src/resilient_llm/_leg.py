@@ -39,6 +39,7 @@ class Leg:
 
     Attributes:
         name: unique within the client.
+        lane: its own in the queue of its origin: what it waits for there beside a slot, other routes do not.
         aside_until: the instant until which the route is tried last.
         known: what `models()` found out about its model.
         told_until: the instant before which the server said that it will not answer.
@@ -60,6 +61,7 @@ class Leg:
         self.bulkhead = route.bulkhead or shared or Bulkhead()
         self.bulkhead.resolve(slots, None if self.local else HOSTED_MOST)
         self.rate = route.rate
+        self.lane = id(self.breaker if self.rate is None else self.rate)  # whoever shares it, waits behind each other
         self.guard = route.guard or ContextGuard()
         self.family = family_of(self.model)
         self.counted = Counted(named=named_family(self.model) is not None)

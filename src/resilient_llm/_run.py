@@ -109,7 +109,9 @@ class Run:
         self.slot = leg.bulkhead.try_acquire(admission.take, now)
         if self.slot is None:
             try:
-                self.slot = await leg.bulkhead.acquire(admission.take, admission.peek, deadline=by, clock=call.clock)
+                self.slot = await leg.bulkhead.acquire(
+                    admission.take, admission.peek, deadline=by, clock=call.clock, lane=leg.lane
+                )
             except DeadlineExceeded:
                 self.queue = call.clock() - self.begun
                 if not reserve:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
 import pytest
 
-from resilient_llm import AsyncClient, Bulkhead, RateLimit, Retry, Route, Timeouts, Usage
+from resilient_llm import AsyncClient, Bulkhead, ChatRequest, CircuitBreaker, RateLimit, Retry, Route, Timeouts, Usage
+from resilient_llm._types import Request
 from resilient_llm.errors import (
     ConfigError,
     ConnectFailed,
@@ -111,6 +113,55 @@ async def test_who_waits_at_the_head_and_leaves_lets_the_next_in(ask: Ask) -> No
     with anyio.move_on_after(1):
         await ask(llm)
     assert await seconds_of(ask(llm)) == pytest.approx(1.0)
+
+
+def named(request: Request, routes: Sequence[Route]) -> Sequence[Route]:
+    """The route that the message names, and no other."""
+    assert isinstance(request, ChatRequest)
+    return [route for route in routes if route.name == request.messages[0].content]
+
+
+async def test_a_breaker_that_starts_slowly_holds_up_no_other_route_of_its_origin(ask: Ask) -> None:
+    ill = FakeBackend(fail(ConnectFailed()), say("back"), say("a ", "long ", "one", gap=10), name="ill", origin="o")
+    breaker = CircuitBreaker(failures=1, successes=1)
+    well = FakeBackend(say("ok"), name="well", origin="o")
+    llm = client(Route(well, name="well"), Route(ill, retry=ONCE, breaker=breaker, name="ill"), plan=named)
+    await error_of(ask(llm, "ill"), ConnectFailed)
+    await anyio.sleep(5)
+    await ask(llm, "ill")
+    ended: list[float] = []
+
+    async def call() -> None:
+        await ask(llm, "ill")
+        ended.append(anyio.current_time() - began)
+
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(call)
+        await anyio.sleep(1)
+        assert llm.snapshot()["ill"]["bulkhead"].queued == 2
+        assert await seconds_of(ask(llm, "well")) == pytest.approx(0)
+    assert ended == pytest.approx([20, 40, 40], abs=0.2)  # one at a time, then two
+    assert_nothing_held(llm, well, ill)
+
+
+async def test_a_rate_limit_holds_up_no_other_route_of_its_origin_but_those_that_share_it(ask: Ask) -> None:
+    shared = RateLimit(requests_per_minute=6)
+    a, b, free = (FakeBackend(say("ok"), name=name, origin="o") for name in ("a", "b", "free"))
+    llm = client(Route(a, rate=shared, name="a"), Route(b, rate=shared, name="b"), Route(free, name="free"), plan=named)
+    order: list[tuple[str, float]] = []
+
+    async def call(name: str) -> None:
+        await ask(llm, name)
+        order.append((name, round(anyio.current_time() - began)))
+
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        for name in ("a", "b", "a", "b", "free"):
+            group.start_soon(call, name)
+            await anyio.sleep(0.001)
+    assert order == [("a", 0), ("free", 0), ("b", 10), ("a", 20), ("b", 30)]
 
 
 async def test_what_was_never_sent_does_not_count(ask: Ask) -> None:

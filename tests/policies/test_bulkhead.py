@@ -435,7 +435,7 @@ async def test_a_slot_for_someone_who_left_while_it_was_taken_is_free_again() ->
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call)
         await settled(bulkhead, 1)
-        waiter = bulkhead._queue[0]
+        (waiter,) = bulkhead._queue.waiting()
         slot.release(0)
     assert (bulkhead.inflight, thing.released) == (0, 1)
 

@@ -148,7 +148,7 @@ def bulkhead_state(machine: BulkheadMachine) -> Hashable:
     left = {number: model.deadlines[number] - machine.now for number in model.waiting}
     return (
         bulkhead._tokens.balance,
-        tuple(waiter.end is None for waiter in bulkhead._queue),
+        tuple(waiter.end is None for lane in bulkhead._queue._lanes.values() for _, waiter in lane),
         tuple((model.groups[number], max(0.0, min(left[number], 2 * FAR))) for number in model.waiting),
         frozenset(model.shut),
     )

@@ -8,7 +8,7 @@ import pytest
 
 from resilient_llm import ChatRequest, Image, Message
 from resilient_llm.policies.tokens import estimate_request
-from resilient_llm.policies.truncation import POSSIBLE, Counted, kind_of, pinned
+from resilient_llm.policies.truncation import FEW, POSSIBLE, Counted, kind_of, pinned
 
 WORDS = "word " * 4000  # about 4,000 tokens
 
@@ -339,3 +339,16 @@ def test_of_one_message_more_is_looked_at_than_of_each_of_many() -> None:
     assert kind_of([Message("user", text)]) == "data"
     assert kind_of([Message("user", text)] * 2) == "words"
     assert kind_of([Message("user", "本" * 900), *[Message("user", "a" * 50)] * 40]) == "words"
+
+
+def test_it_may_be_asked_while_another_thread_learns() -> None:
+    """`Client.explain()` is called in any thread, and one client serves several loops."""
+    counted = taught(1.0, 1.0)
+
+    class Meanwhile(float):
+        def __ge__(self, other: object) -> bool:
+            counted._add("words", 1.0, 400.0)  # as another thread may at this moment
+            return True
+
+    counted._ratios["words"].append((1.0, Meanwhile(400.0)))
+    assert counted.known("words", 600) == (1.0, FEW)

@@ -10,8 +10,10 @@ import warnings
 import anyio
 import pytest
 
-from resilient_llm import AsyncClient, Ollama
+from resilient_llm import AsyncClient, Ollama, deadline, local_only
+from resilient_llm._deadline import _AMBIENT
 from resilient_llm._detached import GRACE, Detached
+from resilient_llm._zones import ambient_limit
 from resilient_llm.testing import FakeOllama, stall
 
 
@@ -43,6 +45,21 @@ async def test_no_exception_escapes_and_who_waits_can_see_it() -> None:
     await anyio.sleep(0.01)  # asyncio tells of an exception that nobody took when the task is collected
     del job
     gc.collect()
+
+
+@pytest.mark.anyio
+async def test_what_is_set_around_the_call_that_began_it_is_not_set_in_it() -> None:
+    """A deadline of the first caller's would end what the hook of a wedged runner asks, minutes later."""
+    seen: list[object] = []
+
+    async def work() -> None:
+        seen.extend((_AMBIENT.get(), ambient_limit()))
+
+    with deadline(0.001), local_only():
+        job = Detached().spawn(work)
+    with anyio.fail_after(2):
+        await job.done.wait()
+    assert seen == [None, None]
 
 
 @pytest.mark.anyio

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import anyio
@@ -156,9 +156,10 @@ class Waiter(Generic[T]):
 
     Attributes:
         again: the instant at which it is worth asking again, if it is at the head and a slot is not what it waits for.
+        lane: those of one need the same things beside a slot.
     """
 
-    __slots__ = ("_end", "_soon", "again", "began", "deadline", "event", "peek", "take")
+    __slots__ = ("_end", "_soon", "again", "began", "deadline", "event", "lane", "peek", "take")
 
     def __init__(
         self,
@@ -166,7 +167,9 @@ class Waiter(Generic[T]):
         peek: Callable[[float], LLMError | None],
         began: float,
         deadline: float,
+        lane: Hashable = None,
     ) -> None:
+        self.lane = lane
         self.take, self.peek, self.began, self.deadline = take, peek, began, deadline
         self.again: float | None = None
         self._soon, self.event = here(), anyio.Event()

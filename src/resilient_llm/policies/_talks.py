@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from resilient_llm._types import ChatRequest
 
 KEPT = 100  # prompts
+_NEVER: Any = object()
 
 
 class Begun(NamedTuple):
@@ -41,15 +42,16 @@ class Talks:
         """The longest beginning of it that was asked before, in the same window."""
         found = None
         for number, name in enumerate(_names(request, window), 1):
-            if name in self._told:
-                found = Begun(number, self._told[name])
+            counted = self._told.get(name, _NEVER)  # in one step: other threads add and drop
+            if counted is not _NEVER:
+                found = Begun(number, counted)
         return found
 
     def remember(self, request: ChatRequest, window: int | None, counted: int | None) -> None:
         """It was counted so, or cut (`None`)."""
         *_, name = _names(request, window)
+        self._told.pop(name, None)  # it is the latest now
         self._told[name] = counted
-        self._told.move_to_end(name)
         while len(self._told) > KEPT:
             self._told.popitem(last=False)
 

@@ -7,7 +7,7 @@ Rules of the file:
   1. At the head of the queue one synchronous step takes everything that an attempt needs, or nothing.
   2. A free slot goes to the first waiter that is still there in the same step in which it became free; only the
      wake-up travels to the waiter's own loop. Who is at the head and needs more than a slot (room in a rate limit, a
-     slot of another process) looks again by itself; nobody overtakes it.
+     turn at a breaker, a slot of another process) looks again by itself; nobody who needs the same overtakes it.
   3. A waiter's end is decided once: a slot, an error, or its leaving. Who comes second gives back what it brought.
   4. Giving back never waits for a lock: a finaliser may do it, and one can run inside the step that holds the lock.
      Who holds the lock dispatches afterwards.
@@ -17,15 +17,16 @@ Rules of the file:
 
 from __future__ import annotations
 
+import math
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resilient_llm._deadline import Clock
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._fork import forgets
 from resilient_llm._numbers import whole
+from resilient_llm.policies._queue import Queue
 from resilient_llm.policies._slots import MOST, BulkheadSnapshot, Held, Limit, Reader, Slot, Tokens, Waiter
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Bulkhead:
 
             self._shared = SharedSlots(shared)
         self._given = slots, max_slots
-        self._tokens, self._queue = Tokens(), deque[Waiter[Any]]()
+        self._tokens, self._queue = Tokens(), Queue()
         self._read: set[Slot[Any]] = set()  # slots of streams
         self._lock = threading.Lock()  # for what changes the queue
         self._left = 0  # waiters that have left, roughly
@@ -86,7 +87,7 @@ class Bulkhead:
 
     def after_fork(self) -> None:
         """In the child nobody holds a slot and nobody waits."""
-        self._tokens, self._queue, self._read = Tokens(self.slots or 0), deque(), set()
+        self._tokens, self._queue, self._read = Tokens(self.slots or 0), Queue(), set()
         self._lock, self._left = threading.Lock(), 0
 
     def resolve(self, slots: int, max_slots: int | None = None) -> None:
@@ -126,7 +127,7 @@ class Bulkhead:
 
     async def acquire(
         self, take: Callable[[float], T | float], peek: Callable[[float], LLMError | None], *,
-        deadline: float, clock: Clock,
+        deadline: float, clock: Clock, lane: Hashable = None,
     ) -> Slot[T]:  # fmt: skip
         """Waits for a slot. Cancelled while it waits, or at the moment of getting one, it holds nothing.
 
@@ -136,6 +137,7 @@ class Bulkhead:
             peek: why the waiting is in vain, or `None`; takes nothing. Asked on entering and on `recheck`.
             deadline: the instant on `clock` at which the waiting ends.
             clock: the clock of every instant here.
+            lane: who has another one needs other things beside a slot, and does not wait while these are waited for.
 
         Raises:
             DeadlineExceeded: no slot by the deadline; `phase` is `queue`.
@@ -147,11 +149,11 @@ class Bulkhead:
         now = clock()
         if (refusal := peek(now)) is not None:
             raise refusal
-        waiter = Waiter(take, peek, now, deadline)
+        waiter = Waiter(take, peek, now, deadline, lane)
         if deadline <= now:
             raise waiter.expired(now)
         with self._lock:
-            self._queue.append(waiter)
+            self._queue.add(waiter)
         if isinstance(end := await self._wait(waiter, clock), Slot):
             return end
         raise end
@@ -176,7 +178,7 @@ class Bulkhead:
 
     def recheck(self, now: float) -> None:
         """Sends away every waiter whose `peek` says that its waiting is in vain. Call it when a breaker has changed."""
-        for waiter in self._waiting():
+        for waiter in self._queue.waiting():
             if (refusal := waiter.peek(now)) is not None:
                 self._leave(waiter, refusal, now)
 
@@ -208,18 +210,11 @@ class Bulkhead:
     @property
     def queued(self) -> int:
         """Attempts that wait."""
-        return len(self._waiting())
+        return len(self._queue.waiting())
 
     def snapshot(self) -> BulkheadSnapshot:
         """How full it is."""
         return BulkheadSnapshot(self.slots, self.inflight, self.queued)
-
-    def _waiting(self) -> list[Waiter[Any]]:
-        while True:
-            try:
-                return [waiter for waiter in tuple(self._queue) if waiter.end is None]
-            except RuntimeError:  # another thread changed the queue meanwhile
-                continue
 
     def _grant(self, take: Callable[[float], T | float], now: float) -> Slot[T] | float:
         """With a token in hand: takes the rest, or puts the token back and says when to ask again."""
@@ -242,44 +237,36 @@ class Bulkhead:
         """Grants free slots to waiters. Returns at once if another thread is choosing: that one then goes on."""
         while self._queue and self._tokens and self._lock.acquire(blocking=False):
             try:
-                waiter = self._next()
+                place = self._queue.first(now)
+                if place is None:  # there is nobody, or each has said when to ask again, and looks by itself
+                    return
+                if not self._tokens.take():
+                    continue  # `try_acquire` was faster
+                self._queue.take(place)
             finally:
                 self._lock.release()
-            if waiter is not None and not self._serve(waiter, now):
-                return
+            self._serve(place, now)
 
-    def _next(self) -> Waiter[Any] | None:
-        """The first who still waits, and a token for it."""
-        while self._queue and self._queue[0].end is not None:
-            self._queue.popleft()
-        if not self._queue or not self._tokens.take():  # or `try_acquire` was faster
-            return None
-        return self._queue.popleft()
-
-    def _serve(self, waiter: Waiter[Any], now: float) -> bool:
-        """Decides its end, or puts it back to the head: then nobody else is served."""
+    def _serve(self, place: tuple[int, Waiter[Any]], now: float) -> None:
+        """With a token in hand: decides its end, or puts it back, to be asked later."""
+        waiter = place[1]
         if waiter.deadline <= now:
             self._tokens.give()
             waiter.settle(waiter.expired(now))
-            return True
-        if waiter.put_off_beyond(now):
-            self._tokens.give()
-            self._queue.appendleft(waiter)
-            return waiter.end is not None
+            return
         try:
             granted = self._grant(waiter.take, now)
         except BaseException as refusal:
             waiter.settle(refusal)
             if not isinstance(refusal, Exception):
                 raise
-            return True
-        if isinstance(granted, Slot):
-            if not waiter.settle(granted):  # it left while we took
-                granted.release(now)
-            return True
-        self._queue.appendleft(waiter)
-        waiter.put_off(granted)
-        return waiter.end is not None
+            return
+        if not isinstance(granted, Slot):
+            waiter.put_off(max(granted, math.nextafter(now, math.inf)))
+            with self._lock:
+                self._queue.back(place)
+        elif not waiter.settle(granted):  # it left while we took
+            granted.release(now)
 
     def _leave(self, waiter: Waiter[T], why: BaseException, now: float) -> bool:
         """Ends a waiting without a slot, unless its end was decided before."""
@@ -289,7 +276,7 @@ class Bulkhead:
         # Those who have left are dropped when they are most of the queue: each costs the same however many wait.
         if self._left > _TIDY_ABOVE and 2 * self._left > len(self._queue) and self._lock.acquire(blocking=False):
             try:
-                self._queue = deque(other for other in self._queue if other.end is None)
+                self._queue.tidy()
                 self._left = 0
             finally:
                 self._lock.release()

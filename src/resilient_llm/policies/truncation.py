@@ -113,7 +113,7 @@ class Counted:
 
     def _seen(self, kind: str, window: int) -> list[float]:
         """Long prompts are off by less than short ones; near a window only the long ones say something."""
-        seen = self._ratios.get(kind, ())
+        seen = tuple(self._ratios.get(kind, ()))  # in one step: other threads add to it
         long = [ratio for ratio, tokens in seen if tokens >= window / 3]
         return long if len(long) >= ENOUGH else [ratio for ratio, _ in seen]
 
@@ -142,7 +142,7 @@ class Counted:
 
     def __str__(self) -> str:
         """`words × 1.04, code × 1.11`: what the server counts for one of ours, where that is known."""
-        known = {kind: self.known(kind) for kind in self._ratios}
+        known = {kind: self.known(kind) for kind in tuple(self._ratios)}
         return ", ".join(f"{kind} × {ratio:.2f}" for kind, (ratio, spread) in known.items() if spread < UNKNOWN)
 
     def _learn(self, request: ChatRequest, counted: int, estimate: TokenCounter) -> None:
@@ -161,7 +161,7 @@ class Counted:
             self._ratios.setdefault(kind, deque(maxlen=KEPT)).append((ratio, expected))
 
     def __repr__(self) -> str:
-        known = {kind: round(self.known(kind)[0], 3) for kind in self._ratios}
+        known = {kind: round(self.known(kind)[0], 3) for kind in tuple(self._ratios)}
         return f"Counted({known})"
 
 
