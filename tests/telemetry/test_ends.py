@@ -127,6 +127,35 @@ del stream
     assert (done.stdout, done.stderr) == ("attempt fake/fake\nchat fake\n", "")
 
 
+def test_what_the_parent_has_on_the_wire_is_not_active_in_the_child_of_a_fork() -> None:
+    code = """
+import asyncio, os, warnings
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from resilient_llm import AsyncClient
+from resilient_llm.testing import FakeBackend, stall
+
+reader = InMemoryMetricReader()
+provider = MeterProvider([reader])
+
+async def opened():
+    stream = AsyncClient(FakeBackend(stall("a")), meter_provider=provider).stream("hi")
+    return await stream.__aenter__()
+
+def active():
+    scope = reader.get_metrics_data().resource_metrics[0].scope_metrics[0]
+    return [one.data.data_points[0].value for one in scope.metrics if one.name == "resilient_llm.active_requests"]
+
+warnings.simplefilter("ignore")
+stream = asyncio.run(opened())
+if child := os.fork(): os.waitpid(child, 0)
+print(active(), flush=True)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[0.0]\n[1.0]\n", "")
+
+
 async def test_a_stream_may_be_closed_by_another_task(otel: Otel) -> None:
     stream = otel.client(endless()).stream("hi")
     await stream.__aenter__()
