@@ -85,7 +85,10 @@ class Detached:
         return job
 
     def later(self, seconds: float, work: Callable[[], Awaitable[None]], needed: Callable[[], bool]) -> None:
-        """Starts `work` after these seconds, if it is needed then. Until then asyncio has a timer and no task."""
+        """Starts `work` after these seconds, if it is needed then. Closing does not keep `needed` from being asked.
+
+        Until then asyncio has a timer and no task.
+        """
         loop = running_loop()
         if isinstance(loop, asyncio.AbstractEventLoop):
             loop.call_later(seconds, lambda: self.spawn(work) if needed() else None)
@@ -94,9 +97,9 @@ class Detached:
         async def wait() -> None:
             await anyio.sleep(seconds)
             if needed():
-                await work()
+                self.spawn(work)
 
-        self.spawn(wait)
+        sys.modules["trio"].lowlevel.spawn_system_task(wait)
 
     async def aclose(self) -> None:
         """Cancels what this loop still runs and waits for it, `GRACE` seconds at most."""

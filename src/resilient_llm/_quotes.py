@@ -9,6 +9,7 @@ Rules of the file: pure. A common word is no quotation; only a text of some leng
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from resilient_llm._errors import LLMError
 from resilient_llm._types import ChatRequest, Request
@@ -46,20 +47,20 @@ def _said(request: Request) -> Iterator[str]:
         yield message.content
         yield message.reasoning or ""
         for call in message.tool_calls:
-            yield from _texts_in(call.arguments)
+            yield from _strings(call.arguments)
 
 
-def _texts_in(value: object) -> Iterator[str]:
-    """The texts in a value of JSON, however deep."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, str):
-            yield one
-        elif isinstance(one, Mapping):
-            waiting += one.values()
-        elif isinstance(one, (list, tuple)):
-            waiting += one
+def _strings(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Those of a tool call, however deep they are."""
+    inside: list[Any] = [arguments]
+    while inside:
+        value = inside.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            inside.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            inside.extend(value)
 
 
 def _marked(words: str, texts: Iterable[str]) -> bytearray:

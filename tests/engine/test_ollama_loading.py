@@ -34,6 +34,19 @@ async def test_what_has_to_be_loaded_anew_in_mid_call_is_a_load_and_no_slow_firs
     assert second.timings.server_queue == pytest.approx(0, abs=1)
 
 
+async def test_that_another_client_of_the_same_backend_was_closed_changes_nothing_of_that(ask: Ask) -> None:
+    host = slow_disk(LOAD)
+    backend = ollama(host)
+    limits = Timeouts(load=120, first_token=8)
+    async with client(Route(backend, timeouts=limits)) as one:
+        await ask(one)  # and is closed before a silent attempt would have been asked about
+    async with client(Route(backend, timeouts=limits, retry=Retry(attempts=1))) as other:
+        await ask(other)
+        host.evict()
+        await anyio.sleep(5)
+        assert (await ask(other)).timings.load == pytest.approx(LOAD, abs=3)
+
+
 async def test_a_hang_with_the_model_in_memory_stays_a_slow_first_token(ask: Ask) -> None:
     host = slow_disk(LOAD)
     host.inject(Fault("hang", request=2))

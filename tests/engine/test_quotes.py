@@ -46,10 +46,11 @@ def test_what_is_quoted_is_taken_out_and_the_rest_stays(words: str, left: str) -
 
 
 def test_everything_that_somebody_wrote_is_looked_for() -> None:
-    call = ToolCall("look_up", {"name": "Ms Miller of Leeds", "age": 55, "of": [{"at": "Beckett Street 1971"}]})
+    inner = [{"note": "she was here in May"}, 3, None]
+    call = ToolCall("look_up", {"name": "Ms Miller of Leeds", "age": 55, "visits": inner})
     request = ChatRequest((Message("assistant", "", reasoning="she may be ill", tool_calls=(call,)),))
     assert without("a Ms Miller of Leeds b she may be ill c", request) == "a [prompt] b [prompt] c"
-    assert without("a Beckett Street 1971 b", request) == "a [prompt] b"
+    assert without("visits.0.note: 'she was here in May' is no date", request) == "visits.0.note: '[prompt]' is no date"
     assert without("a Ms Miller of Leeds b", EmbedRequest(("Ms Miller of Leeds",))) == "a [prompt] b"
 
 

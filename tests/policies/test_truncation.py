@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from resilient_llm import ChatRequest, Image, Message
+from resilient_llm import ChatRequest, Image, Message, ToolCall
 from resilient_llm.policies.tokens import estimate_request
 from resilient_llm.policies.truncation import FEW, POSSIBLE, Counted, kind_of, pinned
 
@@ -296,6 +296,19 @@ def test_what_goes_on_from_a_prompt_that_was_too_long_is_too_long() -> None:
     assert counted.cut(turns(9000, 100, 100), 300, 4096, half)  # which would be few for a cut, but they are no less
     assert not taught().cut(turns(9000, 100, 100), 4200, 4096, half)
     assert not counted.cut(turns(9000, 100, 100), 9200, 16_384, half)  # the window has grown
+
+
+def test_two_that_differ_only_in_what_an_assistant_thought_or_called_are_two_conversations() -> None:
+    def ran(words: int, *, thought: bool) -> ChatRequest:
+        said = "word " * words
+        call = ToolCall("write", {"text": said})
+        step = Message("assistant", reasoning=said) if thought else Message("assistant", tool_calls=(call,))
+        return request_of([Message("user", "write it"), step, Message("user", "and now?")])
+
+    for thought in (False, True):
+        counted, longer, shorter = Counted(named=True), ran(9000, thought=thought), ran(2500, thought=thought)
+        assert counted.cut(longer, 2051, 4096, estimate_request)
+        assert not counted.cut(shorter, estimate_request(shorter), 4096, estimate_request)
 
 
 def test_of_a_server_that_refuses_what_is_too_long_only_what_can_be_nothing_else_is_a_cut() -> None:

@@ -63,5 +63,6 @@ def _names(request: ChatRequest, window: int | None) -> Iterator[int]:
     """One for each beginning; what else of a request has tokens is in all of them. Python hashes a text but once."""
     name = hash((window, tuple(tool.name for tool in request.tools), request.schema is None))
     for message in request.messages:
-        name = hash((name, message.role, message.content, len(message.tool_calls)))
+        calls = tuple((call.name, repr(call.arguments)) for call in message.tool_calls)
+        name = hash((name, message.role, message.content, message.reasoning, calls))
         yield name
