@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 
 from resilient_llm import OpenAICompatible, Route, Timeouts
@@ -26,9 +27,9 @@ FOREVER = 10_000  # pieces
 
 @dataclass
 class Scripted:
-    """A user's HTTP client whose one answer consists of these pieces, a step of time apart."""
+    """A user's HTTP client whose one answer consists of these pieces, or failures, a step of time apart."""
 
-    pieces: list[bytes]
+    pieces: list[bytes | Exception]
     timeout: Any = field(default_factory=lambda: SimpleNamespace(pool=None))
     status_code: int = 200
     is_closed: bool = False
@@ -44,6 +45,8 @@ class Scripted:
     @property
     async def stream(self) -> AsyncIterator[bytes]:
         for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
             yield piece
             await anyio.sleep(STEP)
 
@@ -62,13 +65,15 @@ def route(http: Scripted) -> Route:
         pytest.param([USAGE, DONE], 11, 3 * STEP + 0.05, id="the usage comes, and the last word"),
         pytest.param([USAGE], 11, 3 * STEP, id="the usage comes, and the end of the body"),
         pytest.param([], None, 2 * STEP, id="the body ends"),
+        pytest.param([httpx2.ReadError("gone")], None, 2 * STEP, id="the connection breaks"),
+        pytest.param([USAGE, httpx2.ReadError("gone")], 11, 3 * STEP, id="the usage comes, and the connection breaks"),
         pytest.param([ALIVE] * FOREVER, None, STEP + 1, id="signs of life for ever"),
         pytest.param([USAGE, *[ALIVE] * FOREVER], 11, STEP + 1, id="the usage, then signs of life for ever"),
         pytest.param([ALIVE, ALIVE, ALIVE, USAGE], None, STEP + 1, id="the usage comes too late"),
     ],
 )
 async def test_the_usage_after_the_finish_is_worth_a_second(
-    ask: Ask, after: list[bytes], input_tokens: int | None, seconds: float
+    ask: Ask, after: list[bytes | Exception], input_tokens: int | None, seconds: float
 ) -> None:
     http = Scripted([WORD, FINISH, *after])
     llm = client(route(http))
