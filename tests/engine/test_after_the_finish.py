@@ -54,9 +54,9 @@ class Scripted:
         self.closed += 1
 
 
-def route(http: Scripted) -> Route:
+def route(http: Scripted, timeouts: Timeouts = Timeouts(between_tokens=30)) -> Route:  # noqa: B008  # it is frozen
     backend = OpenAICompatible("m", base_url="http://127.0.0.1:9/v1", api_key="k", http_client=http)
-    return Route(backend, timeouts=Timeouts(between_tokens=30))
+    return Route(backend, timeouts=timeouts)
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,18 @@ async def test_the_usage_after_the_finish_is_worth_a_second(
     reply = await ask(llm)
     assert (reply.text, reply.finish_reason, reply.usage.input_tokens) == ("all", "stop", input_tokens)
     assert anyio.current_time() - began == pytest.approx(seconds, abs=0.01)
+    assert http.closed == 1
+
+
+@pytest.mark.parametrize("after", [[ALIVE] * FOREVER, [DONE, *[ALIVE] * FOREVER]], ids=["no last word", "no end"])
+@pytest.mark.parametrize("limit", ["deadline", "between tokens"])
+async def test_a_whole_answer_does_not_fail_for_what_may_still_come(ask: Ask, limit: str, after: list[bytes]) -> None:
+    http = Scripted([WORD, FINISH, *after])
+    short = 2 * STEP + 0.03 if DONE in after else STEP + 0.5
+    timeouts = Timeouts(between_tokens=30 if limit == "deadline" else 0.45)
+    llm = client(route(http, timeouts))
+    began = anyio.current_time()
+    reply = await ask(llm, timeout=short if limit == "deadline" else None)
+    assert (reply.text, reply.finish_reason) == ("all", "stop")
+    assert anyio.current_time() - began < STEP + 0.5
     assert http.closed == 1

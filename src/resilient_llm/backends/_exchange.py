@@ -23,6 +23,7 @@ ERROR_BODY = 64 * 1024  # bytes of an error's body that are read; what matters s
 ERROR_TIME = 1.0  # seconds for reading it: a dribbled error body must not take the time of the next route
 USAGE_TIME = 1.0  # seconds to read on for the usage after the answer is whole
 DRAIN_TIME = 0.05  # seconds for the end of the body after the last event, so that the connection can be used again
+SPARE_TIME = 0.02  # seconds before a limit at which a whole answer waits for nothing more
 CLOSE_TIME = 0.04  # seconds that a caller waits for a slow close; it goes on by itself
 PLAIN_BODY = 16 * 1024 * 1024  # bytes of an answer to a metadata call
 ErrorTable = Callable[[int, Mapping[str, str], bytes], LLMError]
@@ -135,15 +136,16 @@ class Exchange:
 
         What comes before that event, its usage above all, is worth a second together: a server may go on for ever.
         DeepSeek kept finished streams open with signs of life, for a quarter of an hour (deepseek-harness, discussion
-        6959).
+        6959). But no limit runs out over it: the answer is whole.
         """
         decoder, inflate = self._decoder, self._inflate
         events: Sequence[WireEvent] = ()
-        with anyio.CancelScope(deadline=self._watch.instant(USAGE_TIME)) as scope:
+        last = anyio.current_effective_deadline() - SPARE_TIME
+        with anyio.CancelScope(deadline=min(self._watch.instant(USAGE_TIME), last)) as scope:
             while not events:
                 data = await self._rest()
                 events = decoder.feed(data if inflate is None else inflate(data))
-            scope.deadline = self._watch.instant(DRAIN_TIME)
+            scope.deadline = min(self._watch.instant(DRAIN_TIME), last)
             await self._end()
         self._late = not self._ended
         if not events:
