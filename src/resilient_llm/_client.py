@@ -82,8 +82,6 @@ class AsyncClient:
         meter_provider: MeterProvider | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        if plan is not None and not callable(plan):
-            raise ConfigError(f"plan: a function is needed, not {type(plan).__name__}")
         Message.model_rebuild()  # if it is not built yet: in the first call it would hold up the event loop for 30 ms
         for name, value in (("plan", plan), ("clock", clock)):
             if not callable(value) and not (name == "plan" and value is None):

@@ -60,7 +60,14 @@ async def fit(call: Call, leg: Leg) -> Request:
 async def _fit(
     request: ChatRequest, call: Call, leg: Leg, window: int | None, by: str | None, factor: float
 ) -> ChatRequest:
-    work = partial(leg.guard.fit, request, window, call.estimates.by(leg.family), factor=factor, by=by)
+    ours = call.estimates.by(leg.family)
+
+    def work() -> ChatRequest:
+        fitted = leg.guard.fit(request, window, ours, factor=factor, by=by)
+        if leg.guard.counter is not None:
+            ours(fitted)  # with which the server's count is compared, on the loop: there it is known by then
+        return fitted
+
     return await _aside(call, work, size(request), ours=leg.guard.ours)
 
 

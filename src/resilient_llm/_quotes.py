@@ -8,7 +8,7 @@ Rules of the file: pure. A common word is no quotation; only a text of some leng
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from resilient_llm._errors import LLMError
@@ -22,7 +22,9 @@ HIDDEN = "[prompt]"
 def unquote(error: LLMError, request: Request) -> None:
     """Takes what was asked out of the words of an error, and out of those that led to it."""
     one: BaseException | None = error
-    while isinstance(one, LLMError):
+    done: set[int] = set()
+    while isinstance(one, LLMError) and id(one) not in done:  # a chain may be a circle: `raise error from error`
+        done.add(id(one))
         one.args = tuple(without(word, request) if isinstance(word, str) else word for word in one.args)
         one = one.__cause__
 
@@ -32,10 +34,7 @@ def without(words: str, request: Request) -> str:
     texts = sorted({text for text in _said(request) if len(text) >= WHOLE}, key=len, reverse=True)
     for text in texts:
         words = words.replace(text, HIDDEN)
-    quoted = bytearray(len(words))
-    for text in texts:
-        if len(text) > PIECE:
-            _mark_pieces(words, text, quoted)
+    quoted = _marked(words, texts)
     return "".join(_kept(words, quoted)) if any(quoted) else words
 
 
@@ -64,14 +63,27 @@ def _strings(arguments: Mapping[str, Any]) -> Iterator[str]:
             inside.extend(value)
 
 
-def _mark_pieces(words: str, text: str, quoted: bytearray) -> None:
-    """Marks the characters that `text` has in the same order: at each step a look, a close one where it finds some."""
-    last = len(words) - PIECE
-    for at in range(0, last + 1, STEP):
-        if words[at : at + PIECE] in text:
-            for near in range(max(at - STEP, 0), min(at + STEP, last) + 1):
-                if words[near : near + PIECE] in text:
-                    quoted[near : near + PIECE] = b"\1" * PIECE
+def _marked(words: str, texts: Iterable[str]) -> bytearray:
+    """Marks the characters that a text has in the same order. Linear: prompts are long, a server's words may be.
+
+    Each text is looked at in steps, and closely where a piece of it is among those of `words`.
+    """
+    pieces = [words[at : at + PIECE] for at in range(len(words) - PIECE + 1)]
+    known, found, seen = set(pieces), set[str](), set[str]()
+    for text in texts:
+        last = len(text) - PIECE
+        steps = range(0, last + 1, STEP)
+        for at in [at for at in steps if text[at : at + PIECE] in known]:
+            first, end = max(at - STEP, 0), min(at + STEP, last)
+            around = text[first : end + PIECE]
+            if around not in seen:
+                seen.add(around)
+                found.update(text[near : near + PIECE] for near in range(first, end + 1))
+    quoted = bytearray(len(words))
+    for at, piece in enumerate(pieces):
+        if piece in found:
+            quoted[at : at + PIECE] = b"\1" * PIECE
+    return quoted
 
 
 def _kept(words: str, quoted: bytearray) -> Iterator[str]:

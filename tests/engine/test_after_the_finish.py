@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 
 from resilient_llm import OpenAICompatible, Route, Timeouts
@@ -26,9 +27,9 @@ FOREVER = 10_000  # pieces
 
 @dataclass
 class Scripted:
-    """A user's HTTP client whose one answer consists of these pieces, a step of time apart."""
+    """A user's HTTP client whose one answer consists of these pieces, or failures, a step of time apart."""
 
-    pieces: list[bytes]
+    pieces: list[bytes | Exception]
     timeout: Any = field(default_factory=lambda: SimpleNamespace(pool=None))
     status_code: int = 200
     is_closed: bool = False
@@ -44,6 +45,8 @@ class Scripted:
     @property
     async def stream(self) -> AsyncIterator[bytes]:
         for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
             yield piece
             await anyio.sleep(STEP)
 
@@ -51,9 +54,9 @@ class Scripted:
         self.closed += 1
 
 
-def route(http: Scripted) -> Route:
+def route(http: Scripted, timeouts: Timeouts = Timeouts(between_tokens=30)) -> Route:  # noqa: B008  # it is frozen
     backend = OpenAICompatible("m", base_url="http://127.0.0.1:9/v1", api_key="k", http_client=http)
-    return Route(backend, timeouts=Timeouts(between_tokens=30))
+    return Route(backend, timeouts=timeouts)
 
 
 @pytest.mark.parametrize(
@@ -62,13 +65,15 @@ def route(http: Scripted) -> Route:
         pytest.param([USAGE, DONE], 11, 3 * STEP + 0.05, id="the usage comes, and the last word"),
         pytest.param([USAGE], 11, 3 * STEP, id="the usage comes, and the end of the body"),
         pytest.param([], None, 2 * STEP, id="the body ends"),
+        pytest.param([httpx2.ReadError("gone")], None, 2 * STEP, id="the connection breaks"),
+        pytest.param([USAGE, httpx2.ReadError("gone")], 11, 3 * STEP, id="the usage comes, and the connection breaks"),
         pytest.param([ALIVE] * FOREVER, None, STEP + 1, id="signs of life for ever"),
         pytest.param([USAGE, *[ALIVE] * FOREVER], 11, STEP + 1, id="the usage, then signs of life for ever"),
         pytest.param([ALIVE, ALIVE, ALIVE, USAGE], None, STEP + 1, id="the usage comes too late"),
     ],
 )
 async def test_the_usage_after_the_finish_is_worth_a_second(
-    ask: Ask, after: list[bytes], input_tokens: int | None, seconds: float
+    ask: Ask, after: list[bytes | Exception], input_tokens: int | None, seconds: float
 ) -> None:
     http = Scripted([WORD, FINISH, *after])
     llm = client(route(http))
@@ -76,4 +81,18 @@ async def test_the_usage_after_the_finish_is_worth_a_second(
     reply = await ask(llm)
     assert (reply.text, reply.finish_reason, reply.usage.input_tokens) == ("all", "stop", input_tokens)
     assert anyio.current_time() - began == pytest.approx(seconds, abs=0.01)
+    assert http.closed == 1
+
+
+@pytest.mark.parametrize("after", [[ALIVE] * FOREVER, [DONE, *[ALIVE] * FOREVER]], ids=["no last word", "no end"])
+@pytest.mark.parametrize("limit", ["deadline", "between tokens"])
+async def test_a_whole_answer_does_not_fail_for_what_may_still_come(ask: Ask, limit: str, after: list[bytes]) -> None:
+    http = Scripted([WORD, FINISH, *after])
+    short = 2 * STEP + 0.03 if DONE in after else STEP + 0.5
+    timeouts = Timeouts(between_tokens=30 if limit == "deadline" else 0.45)
+    llm = client(route(http, timeouts))
+    began = anyio.current_time()
+    reply = await ask(llm, timeout=short if limit == "deadline" else None)
+    assert (reply.text, reply.finish_reason) == ("all", "stop")
+    assert anyio.current_time() - began < STEP + 0.5
     assert http.closed == 1

@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from resilient_llm import AsyncClient, ContextGuard, DeadlineExceeded, Message, Route, drop_oldest
+from resilient_llm import AsyncClient, ContextGuard, DeadlineExceeded, Message, Route, TokenCounter, drop_oldest
 from resilient_llm._fitting import HEAVY, THREADS
 from resilient_llm.errors import ContextOverflow
 from resilient_llm.policies import tokens
@@ -130,7 +130,10 @@ async def test_what_is_not_ours_is_done_in_a_thread_while_the_loop_goes_on(
 
 
 @REAL
-async def test_a_long_prompt_is_measured_in_a_thread(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("counter", [None, lambda request: 100])  # with the estimate the server's count is compared
+async def test_a_long_prompt_is_measured_in_a_thread(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, counter: TokenCounter | None
+) -> None:
     where: list[str] = []
     measure = tokens.measure
 
@@ -139,7 +142,7 @@ async def test_a_long_prompt_is_measured_in_a_thread(ask: Ask, monkeypatch: pyte
         return measure(text)
 
     monkeypatch.setattr(tokens, "measure", noted)
-    async with AsyncClient(Route(FakeBackend(say("ok")), guard=ContextGuard(window=HEAVY))) as llm:
+    async with AsyncClient(Route(FakeBackend(say("ok")), guard=ContextGuard(window=HEAVY, counter=counter))) as llm:
         await ask(llm, LONG)
     assert where
     assert threading.current_thread().name not in where

@@ -95,8 +95,21 @@ async def test_a_model_that_another_program_has_loaded_is_told_how_long_to_stay_
     assert len(host.loads) == 1
 
 
+async def test_to_be_told_that_it_does_not_wait_for_the_load_of_another_model() -> None:
+    host = Box(Pulled("small", size=10**8), Pulled("large", size=2 * 10**9), machine=Machine(disk=3e7, cached=3e7))
+    host.also(0, "/api/generate", {"model": "small", "prompt": "hi", "shift": False})
+    await anyio.sleep(20)
+    large, small = client(ollama(host, "large")), client(ollama(host, "small", keep_alive="1h"))
+    async with large, small, anyio.create_task_group() as group:
+        group.start_soon(large.warm_up)
+        await anyio.sleep(1)
+        assert (await small.chat("hi")).timings.total < 1
+        assert large.snapshot()["ollama:large"]["model"]["loads"] == 0  # it takes a minute
+    assert [body.get("keep_alive") for body in host.bodies if body["model"] == "small"] == [None, "1h", None]
+
+
 async def test_those_that_wait_for_one_load_are_one_loss(caplog: pytest.LogCaptureFixture) -> None:
-    host = Box(Pulled(size=10**10), settings=Settings(num_parallel=8))
+    host = Box(Pulled(size=10**10), settings=Settings(num_parallel=8), machine=Machine(vram=48 * GIB))
     async with client(Route(ollama(host, num_ctx=4096), bulkhead=Bulkhead(8))) as llm:
         await llm.chat("hi")
         host.evict()

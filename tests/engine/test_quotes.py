@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import string
+from contextlib import AbstractAsyncContextManager
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 
 from resilient_llm import Message, OpenAICompatible, Retry, Route, ToolCall
 from resilient_llm._quotes import without
-from resilient_llm._types import ChatRequest, EmbedRequest
+from resilient_llm._types import ChatRequest, EmbedRequest, Request
+from resilient_llm._watch import Watch
+from resilient_llm.backends.base import Batches
 from resilient_llm.errors import LLMError, ServerError
 from resilient_llm.testing import FakeBackend, FakeOpenAI, error_line, fail, status
 
@@ -57,6 +61,27 @@ def test_any_run_of_23_characters_is_found(seed: int, size: int, before: int) ->
     start = letters.randrange(len(prompt) - size)
     words = "1" * before + prompt[start : start + size] + "2" * 40
     assert without(words, asked(prompt)) == "1" * before + "[prompt]" + "2" * 40
+
+
+def test_long_words_about_a_long_prompt_do_not_hold_up_the_loop() -> None:
+    letters = random.Random(1)
+    prompt, words = ("".join(letters.choices("abcdefgh ", k=size)) for size in (1_000_000, 64_000))
+    began = process_time()
+    assert without(f"{words}{prompt[5000:6000]}", asked(prompt)) == f"{words}[prompt]"
+    assert process_time() - began < 2  # 0.1 s; to look for each piece of the words in the prompt takes ten
+
+
+class OfItself(FakeBackend):
+    """A backend of the user's with an error in a circle."""
+
+    def open(self, request: Request, watch: Watch, *, stream: bool = True) -> AbstractAsyncContextManager[Batches]:
+        error = ServerError(f"cannot parse {SECRET}")
+        raise error from error
+
+
+async def test_an_error_that_is_its_own_cause_is_an_error(ask: Ask) -> None:
+    async with client(Route(OfItself(), retry=Retry(attempts=1))) as llm:
+        assert "[prompt]" in (await error_of(ask(llm, SECRET), ServerError)).message
 
 
 @REAL

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from resilient_llm import AsyncClient, OpenAICompatible, Retry, Route
-from resilient_llm.errors import ClientClosed, Overloaded, ServerError
+from resilient_llm.errors import ClientClosed, Malformed, Overloaded, RateLimited, ServerError
 from resilient_llm.testing import FakeOpenAI, redirect, say, stall
 
 from .kit import REAL, Ask, error_of, loop_options
@@ -119,3 +119,55 @@ async def test_a_transport_of_the_users_is_used_and_its_failure_is_typed(ask: As
         assert "my proxy ate it" in error.message
         assert error.fault == "backend"
         assert not isinstance(error, ServerError)
+
+
+class Refusing(httpx2.AsyncBaseTransport):
+    """A server that refuses with a body that cannot be read."""
+
+    def __init__(self, encoding: str, pieces: list[bytes | Exception]) -> None:
+        self._headers, self._pieces = {"retry-after": "7", "content-encoding": encoding}, pieces
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(429, headers=self._headers, stream=Pieces(self._pieces))
+
+
+class Pieces(httpx2.AsyncByteStream):
+    """A body, or what breaks it."""
+
+    def __init__(self, pieces: list[bytes | Exception]) -> None:
+        self._pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+
+@pytest.mark.parametrize(
+    "transport",
+    [
+        Refusing("identity", [b'{"error": {"mess', httpx2.ReadError("gone")]),
+        Refusing("gzip", [b"no gzip"]),
+        Refusing("br", [b"what nobody asked for"]),
+    ],
+    ids=["it breaks off", "it is not what it says", "it is compressed in a way that we do not know"],
+)
+async def test_a_refusal_is_one_although_its_body_cannot_be_read(transport: Refusing, ask: Ask) -> None:
+    async with httpx2.AsyncClient(transport=transport) as http:
+        backend = OpenAICompatible("m", base_url="http://nowhere.invalid", api_key="k", http_client=http)
+        error = await error_of(ask(AsyncClient(Route(backend, retry=Retry(attempts=1)))), RateLimited)
+        assert (error.status, error.retry_after) == (429, 7)
+
+
+async def test_what_a_library_says_at_length_is_shortened(ask: Ask) -> None:
+    """h11 repeats a line of a header that is none, which may be as long as all of them."""
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(babble)) as http:
+        backend = OpenAICompatible("m", base_url="http://nowhere.invalid", api_key="k", http_client=http)
+        error = await error_of(ask(AsyncClient(Route(backend, retry=Retry(attempts=1)))), Malformed)
+        assert "illegal header line" in error.message
+        assert len(error.message) < 400
+
+
+def babble(request: httpx2.Request) -> httpx2.Response:
+    raise httpx2.RemoteProtocolError(f"illegal header line: {bytearray(60_000)!r}", request=request)

@@ -265,6 +265,7 @@ VECTORS = [b"[[1e999]]", b"[[NaN]]", b"[" + DEEP + b"]", b'["x"]', b"[[]]", b"[[
 
 @pytest.mark.parametrize("vectors", VECTORS, ids=lambda body: repr(body[:20]))
 @pytest.mark.parametrize("way", ["own", "ollama"])
+@pytest.mark.filterwarnings("ignore:m both chats and embeds")  # it does, to show that the connection is whole
 async def test_vectors_that_are_none_are_a_typed_error(way: str, vectors: bytes) -> None:
     data = b",".join(b'{"index":0,"embedding":' + row + b"}" for row in vectors[1:-1].split(b"],") if row)
     body = b'{"model":"m","embeddings":%s,"data":[%s]}' % (vectors, data)

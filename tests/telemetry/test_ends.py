@@ -14,11 +14,12 @@ from benchmarks.telemetry import calls_into_opentelemetry
 from opentelemetry import context, trace
 from tests.engine.kit import cancelled_at, client
 
-from resilient_llm import AsyncClient, Client
+from resilient_llm import AsyncClient, Client, Retry, Route
 from resilient_llm._call import Call
 from resilient_llm.telemetry import _semconv as names
+from resilient_llm.telemetry._metrics import MOST, instruments
 from resilient_llm.telemetry._spans import CallTrace
-from resilient_llm.testing import FakeBackend, say
+from resilient_llm.testing import FakeBackend, say, stall
 
 from .kit import Otel, check, events, of, seconds
 
@@ -57,6 +58,27 @@ async def test_a_stream_that_the_garbage_collector_finds_ends_on_the_loop(otel: 
     check(otel, 1)
     assert of(otel.call)[names.OUTCOME] == "abandoned"
     assert seconds(otel.call) == 0
+    await llm.aclose()
+
+
+async def test_a_breaker_that_a_finaliser_opens_is_counted_without_a_step_into_the_sdk(otel: Otel) -> None:
+    """Also where so many values wait that whoever brings another passes some on."""
+    llm = otel.client(Route(FakeBackend(*[stall("a")] * 2), retry=Retry(attempts=1)))
+    passed_on: list[float] = []
+    for waiting in (0, MOST):
+        stream = llm.stream("hi")
+        await stream.__aenter__()
+        await anext(stream)
+        await anyio.sleep(10)
+        put_down = instruments(otel.meter_provider, "1.41", counts=True)._waiting
+        put_down.extend([(lambda value, *_: passed_on.append(value), 1.0, {}, None)] * waiting)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            del stream
+            gc.collect()
+    assert llm.snapshot()["fake"]["breaker"].state == "open"
+    assert passed_on == []
+    assert otel.value("resilient_llm.circuit_breaker.transitions") == 1
     await llm.aclose()
 
 
@@ -103,6 +125,35 @@ del stream
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("attempt fake/fake\nchat fake\n", "")
+
+
+def test_what_the_parent_has_on_the_wire_is_not_active_in_the_child_of_a_fork() -> None:
+    code = """
+import asyncio, os, warnings
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from resilient_llm import AsyncClient
+from resilient_llm.testing import FakeBackend, stall
+
+reader = InMemoryMetricReader()
+provider = MeterProvider([reader])
+
+async def opened():
+    stream = AsyncClient(FakeBackend(stall("a")), meter_provider=provider).stream("hi")
+    return await stream.__aenter__()
+
+def active():
+    scope = reader.get_metrics_data().resource_metrics[0].scope_metrics[0]
+    return [one.data.data_points[0].value for one in scope.metrics if one.name == "resilient_llm.active_requests"]
+
+warnings.simplefilter("ignore")
+stream = asyncio.run(opened())
+if child := os.fork(): os.waitpid(child, 0)
+print(active(), flush=True)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[0.0]\n[1.0]\n", "")
 
 
 async def test_a_stream_may_be_closed_by_another_task(otel: Otel) -> None:

@@ -196,6 +196,26 @@ def test_wherever_it_is_cut(stream: list[bytes], cuts: list[int]) -> None:
     both_ways([*USUALLY, *(body[start:end] for start, end in pairwise(at))])
 
 
+@pytest.mark.parametrize(
+    "stream",
+    [
+        [written({"note": {"content": '"foo'}, **chunk({"content": "\\"})})] * 2,
+        [b'data: {"model":"m",\ndata: "choices":[{"delta":{"content":"a"}}]}\n\n',
+         b'data: {"model":"m",\n"choices":[{"delta":{"content":"b"}}]}\n\n'],
+    ],
+    ids=["what is escaped looks like the text", "an event of two lines, and one like it that is cut"],
+)  # fmt: skip
+def test_a_form_is_taken_down_only_where_it_means_what_it_seems_to(stream: list[bytes]) -> None:
+    both_ways([USUALLY[0], *stream, DONE])
+
+
+def test_an_error_beside_text_is_one_in_every_chunk() -> None:
+    decoder = ChatDecoder()
+    decoder.feed(USUALLY[0])
+    with pytest.raises(LLMError, match="no memory"):
+        decoder.feed(written({**chunk({"content": "a"}), "object": "error", "message": "no memory"}))
+
+
 def test_an_event_that_is_longer_than_a_line_may_be_is_refused_all_the_same() -> None:
     decoder = ChatDecoder()
     for piece in USUALLY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -22,6 +23,7 @@ ERROR_BODY = 64 * 1024  # bytes of an error's body that are read; what matters s
 ERROR_TIME = 1.0  # seconds for reading it: a dribbled error body must not take the time of the next route
 USAGE_TIME = 1.0  # seconds to read on for the usage after the answer is whole
 DRAIN_TIME = 0.05  # seconds for the end of the body after the last event, so that the connection can be used again
+SPARE_TIME = 0.02  # seconds before a limit at which a whole answer waits for nothing more
 CLOSE_TIME = 0.04  # seconds that a caller waits for a slow close; it goes on by itself
 PLAIN_BODY = 16 * 1024 * 1024  # bytes of an answer to a metadata call
 ErrorTable = Callable[[int, Mapping[str, str], bytes], LLMError]
@@ -67,10 +69,11 @@ class Exchange:
             trace = self._watch.trace
             if trace is not None:
                 trace.status, trace.request_id = answer.status, self.request_id
-            self._inflate = inflater(headers.get("content-encoding", ""))
+            encoding = headers.get("content-encoding", "")
             self._iterator = answer.body.__aiter__()
             if answer.status // 100 != 2:
-                raise self._error(answer.status, headers, await self._error_body())
+                raise self._error(answer.status, headers, await self._error_body(encoding))
+            self._inflate = inflater(encoding)
         except BaseException as error:  # noqa: BLE001  # cancellation too has to close; `_typed` raises it again
             headers.clear()  # an error's traceback shows the locals of this frame, and a server may say our key back
             await self._close()
@@ -133,28 +136,35 @@ class Exchange:
 
         What comes before that event, its usage above all, is worth a second together: a server may go on for ever.
         DeepSeek kept finished streams open with signs of life, for a quarter of an hour (deepseek-harness, discussion
-        6959).
+        6959). But no limit runs out over it: the answer is whole.
         """
-        decoder, inflate, following = self._decoder, self._inflate, self._iterator.__anext__
+        decoder, inflate = self._decoder, self._inflate
         events: Sequence[WireEvent] = ()
-        with anyio.CancelScope(deadline=self._watch.instant(USAGE_TIME)) as scope:
+        last = anyio.current_effective_deadline() - SPARE_TIME
+        with anyio.CancelScope(deadline=min(self._watch.instant(USAGE_TIME), last)) as scope:
             while not events:
-                data = await following()
+                data = await self._rest()
                 events = decoder.feed(data if inflate is None else inflate(data))
-            scope.deadline = self._watch.instant(DRAIN_TIME)
+            scope.deadline = min(self._watch.instant(DRAIN_TIME), last)
             await self._end()
         self._late = not self._ended
         if not events:
             raise StopAsyncIteration
         return events
 
-    async def _error_body(self) -> bytes:
+    async def _error_body(self, encoding: str) -> bytes:
+        """What can be read of it: the status says what it is, also where the body breaks off."""
         body = b""
         with anyio.move_on_after(ERROR_TIME):
-            async for data in self._iterator:
-                body += data if self._inflate is None else self._inflate(data)
-                if len(body) >= ERROR_BODY:
-                    break
+            try:
+                inflate = inflater(encoding)
+                async for data in self._iterator:
+                    body += data if inflate is None else inflate(data)
+                    if len(body) >= ERROR_BODY:
+                        break
+            except Exception as broken:
+                if not self._known(broken):
+                    raise
         return body[:ERROR_BODY]
 
     def _typed(self, error: BaseException, *, begun: bool) -> NoReturn:
@@ -181,13 +191,28 @@ class Exchange:
 
     async def _end(self) -> None:
         """After the last event only the end is worth reading, or we hang up."""
+        with suppress(StopAsyncIteration):
+            await self._rest()
+
+    async def _rest(self) -> bytes:
+        """The next piece of a body whose answer is whole: how its connection ends is no matter."""
         try:
-            await self._iterator.__anext__()
+            piece: bytes = await self._iterator.__anext__()
+            return piece
         except StopAsyncIteration:
             self._ended = True
-        except Exception as broken:  # the answer is whole; how its connection ends is no matter
-            if classify(broken, self._transport.origin, begun=True, theirs=self._transport.theirs) is None:
+            raise
+        except Exception as broken:
+            if not self._known(broken):
                 raise
+            self._late = True
+            raise StopAsyncIteration from None
+
+    def _known(self, broken: Exception) -> bool:
+        """It is a failure of HTTP or of what came by it, and no bug of ours."""
+        if isinstance(broken, LLMError):
+            return True
+        return classify(broken, self._transport.origin, begun=True, theirs=self._transport.theirs) is not None
 
     async def _close(self) -> None:
         """Gives the connection back. Detached, so that neither cancellation nor a slow transport can stop it."""

@@ -26,6 +26,7 @@ from resilient_llm._errors import (
     StreamInterrupted,
     StreamStalled,
 )
+from resilient_llm.wire._shown import shown
 
 Made = Callable[[str, str], LLMError]  # of the text and the origin
 E = TypeVar("E", bound=BaseException)
@@ -94,7 +95,7 @@ def classify(error: Exception, origin: str, *, begun: bool, theirs: bool = False
     table = DURING if begun else BEFORE
     for kind in type(error).__mro__:
         if kind.__name__ in table:
-            made = table[kind.__name__](_text(error), origin)
+            made = table[kind.__name__](shown(_text(error)), origin)
             made.__cause__ = cut(error)
             return made
     if isinstance(error, RuntimeError) and "client has been closed" in str(error):

@@ -14,6 +14,7 @@ import logging
 import math
 import weakref
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -204,10 +205,11 @@ class Memory:
 
     async def _bring(self, here: _Here, watch: Watch, *, embed: bool) -> None:
         try:
-            async with self.server.switch():
-                began, there = watch.clock(), self.held
+            there = self.held
+            async with nullcontext() if there else self.server.switch():
+                began = watch.clock()
                 await self.server.load(embed=embed, keep_alive=self._keep_alive, watch=watch)
-                if not there:  # else it was only told how long to stay
+                if not there:  # else it was only told how long to stay, and waits for nobody's load
                     self.loads.add(watch.clock() - began)
             self.held = False
             await self.resident(watch)

@@ -95,10 +95,14 @@ class Instruments:
 
     def record(self, metric: Metric, value: float, labels: Mapping[str, Any], context: Context | None = None) -> None:
         """Takes a value in. `context` leads from an exemplar to its trace."""
+        self.put_down(metric, value, labels, context)
+        if len(self._waiting) >= MOST:
+            self._pass_on(PORTION)
+
+    def put_down(self, metric: Metric, value: float, labels: Mapping[str, Any], context: Context | None = None) -> None:
+        """The same without a step into the SDK, whose locks a finaliser must not take."""
         if self._counts:
             self._waiting.append((self._record[metric.name], value, labels, context))
-            if len(self._waiting) >= MOST:
-                self._pass_on(PORTION)
 
     def _pass_on(self, most: int) -> None:
         """Gives the SDK what was taken in, the first first."""

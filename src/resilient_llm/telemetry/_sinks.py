@@ -62,5 +62,5 @@ class OpenSinks:
     def changed(self, event: BreakerChanged) -> None:
         """Counts a change of a breaker, and keeps it for the trace of the call that made it."""
         labels: dict[str, Any] = {names.BREAKER: event.route, names.BREAKER_STATE: event.after.replace("-", "_")}
-        self.instruments.record(metrics.TRANSITIONS, 1, labels)
+        self.instruments.put_down(metrics.TRANSITIONS, 1, labels)  # this may be a finaliser
         self.targets[event.route].news.append(event)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from resilient_llm._events import BreakerChanged
+from resilient_llm._fork import forgets
 from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry._semconv_metrics import MODELS_OF_A_ROUTE
 
@@ -50,6 +51,11 @@ class Target:
         self.active: set[object] = set()
         self.news: deque[BreakerChanged] = deque(maxlen=8)
         self._models: set[str] = {leg.model}
+        forgets(self)
+
+    def after_fork(self) -> None:
+        """What is on the wire is the parent's."""
+        self.active.clear()
 
     def model_label(self, model: str) -> str:
         """The model as a label: a server may name any, the metrics must not grow with them."""

@@ -60,6 +60,8 @@ class Form:
             return False
         self._tries -= 1
         place, said = re.search(_PLACE, frame), text.encode("utf-8", "replace")
+        if b"\n" in frame or b"\\" in said:  # of several lines; or it is escaped, and something else is written so
+            return True
         if place is not None and frame.startswith(said + b'"', place.end()):
             before, after = frame[: place.end()], frame[place.end() + len(said) :]
             if plain(from_json(before + said + b"?" + after)) == text + "?":  # it is that text, and not one like it
@@ -83,6 +85,7 @@ def plain(chunk: dict[str, Any]) -> str | None:
             and "usage" not in choice
             and not chunk.get("usage")
             and "error" not in chunk
+            and chunk.get("object") != "error"
             and "error" not in choice
             and "x_groq" not in chunk
         ):
