@@ -160,6 +160,7 @@ def test_values_that_exclude_each_other_are_refused_and_both_shown(
         (ContextGuard, {"window": HUGE, "reserve": 1}),
         (ContextGuard, {"window": 1}),
         (OutputSentinel, {"loop": 64, "whitespace": 16, "run_on": 1}),
+        (price, {"input": sys.float_info.max}),
         (price, {"input": 0, "output": 0, "cached_input": 0}),
         (route, {"falls_back_on": [AuthFailed], "lacks": ["tools"], "streams": False}),
         (local, {"keep_alive": -1, "num_ctx": 4}),
@@ -179,3 +180,20 @@ def test_what_was_given_is_shown_up_to_eighty_characters() -> None:
     assert given("a" * 78) == repr("a" * 78)
     assert given("a" * 79) == "'" + "a" * 79 + "…"
     assert given(ENDLESS) == "a number of thousands of digits"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Retry(attempts=0), "attempts: 0 is not a whole number of 1 or more"),
+        (lambda: ContextGuard(reserve=-1), "reserve: -1 is not a whole number of 0 or more"),
+        (lambda: Bulkhead(0), "slots: 0 is not a whole number from 1 to 1,000,000"),
+        (lambda: CircuitBreaker(cooldown=0), "cooldown: 0 is not a finite number above 0"),
+        (lambda: RetryBudget(burst=-1), "burst: -1 is not a finite number of 0 or more"),
+        (lambda: Timeouts(connect=0), "connect: 0 is not a number of seconds above 0"),
+    ],
+)
+def test_it_is_said_what_would_be_possible(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert str(caught.value) == message

@@ -641,6 +641,7 @@ def test_a_whole_round_in_the_words_of_its_transitions() -> None:
         ("open", "half-open", 16, "the cooldown is over"),
         ("half-open", "closed", 17, "2 probes in a row succeeded"),
     ]
+    assert not any(one.slow for one in told)
 
 
 def test_why_a_call_is_refused_and_when_it_is_worth_trying_again() -> None:
@@ -690,3 +691,26 @@ def test_without_a_hint_it_is_open_for_its_cooldown_however_short_that_is() -> N
     breaker = opened(failures=1, cooldown=0.25)
     assert breaker.check(0.24) is not None
     assert breaker.check(0.25) is None
+
+
+def test_one_failure_among_enough_outcomes_does_not_open_it() -> None:
+    breaker = CircuitBreaker()
+    for _ in range(4):
+        breaker.admit(0).success(0)
+    fail(breaker, 1)
+    assert breaker.state(0) == "closed"
+    breaker.admit(0).success(0)
+    fail(breaker, 1)
+    assert breaker.state(0) == "closed"  # two of seven
+    fail(breaker, 3)
+    assert breaker.state(0) == "open"  # five of ten
+
+
+def test_a_failure_begins_the_count_of_short_silences_anew() -> None:
+    breaker = CircuitBreaker()
+    breaker.admit(0).slow(3, since=0)
+    breaker.admit(3).failure(3)
+    breaker.admit(3).slow(7.5, since=3)
+    assert breaker.snapshot(7.5).slow == 0
+    breaker.admit(7.5).slow(8, since=7.5)
+    assert breaker.snapshot(8).slow == 1

@@ -367,7 +367,9 @@ def test_where_the_file_system_fails_a_process_goes_on_alone_and_says_so_once(
 
 def test_a_system_without_such_locks_is_told_and_what_to_do_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_shared, "fcntl", None)
-    with pytest.raises(ConfigError, match=r"no file locks .* Bulkhead\(slots=1\)"):
+    with pytest.raises(
+        ConfigError, match=r"^shared: this system has no file locks .* \(POSIX has\); give .* Bulkhead\(slots=1\)$"
+    ):
         SharedSlots("box", 1)
 
 

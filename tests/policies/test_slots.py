@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -370,3 +371,40 @@ def test_two_of_one_name_share_their_slots(tmp_path: Path, monkeypatch: pytest.M
     again = other.try_acquire(lambda now: Thing(), 1.0)
     assert again is not None
     again.release(2.0)
+
+
+@pytest.mark.anyio
+async def test_a_lane_that_waits_for_more_than_a_slot_holds_up_no_other() -> None:
+    bulkhead, served, asked = Bulkhead(1), [], []
+
+    async def wait(name: str, take: Callable[[float], Thing | float], lane: str) -> None:
+        slot = await bulkhead.acquire(take, peek, deadline=1e6, clock=lambda: 0.0, lane=lane)
+        served.append(name)
+        slot.release(0.0)
+
+    def later(now: float) -> float:
+        asked.append(now)
+        return now + 1e5
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait, "first", later, "a")
+        while not asked:
+            await anyio.lowlevel.checkpoint()
+        group.start_soon(wait, "behind it", lambda now: Thing(), "a")
+        while bulkhead.queued < 2:
+            await anyio.lowlevel.checkpoint()
+        group.start_soon(wait, "beside it", lambda now: Thing(), "b")
+        while not served:
+            await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+    assert served == ["beside it"]
+
+
+@pytest.mark.anyio
+async def test_a_deadline_is_kept_on_whatever_clock_it_is() -> None:
+    bulkhead = Bulkhead(1)
+    assert bulkhead.try_acquire(lambda now: Thing(), 0.0)
+    with anyio.fail_after(20):
+        with pytest.raises(DeadlineExceeded):
+            clock = lambda: anyio.current_time() + 1e6  # noqa: E731
+            await bulkhead.acquire(lambda now: Thing(), peek, deadline=clock() + 0.02, clock=clock)
