@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from resilient_llm import (
     Timeouts,
     deadline,
 )
+from resilient_llm._numbers import shown as given
 from resilient_llm.errors import AuthFailed
 from resilient_llm.sentinels import OutputSentinel
 from resilient_llm.testing import FakeBackend
@@ -152,6 +154,7 @@ def test_values_that_exclude_each_other_are_refused_and_both_shown(
         (RetryBudget, {"ratio": 1, "burst": 1e308}),
         (RateLimit, {"requests_per_minute": 1e308, "tokens_per_minute": 1}),
         (RateLimit, {"requests_per_minute": 0.001}),
+        (Timeouts, {"connect": sys.float_info.max}),
         (Timeouts, {"connect": math.inf, "load": 1e308, "first_token": 1e-9, "between_tokens": 1}),
         (ContextGuard, {"window": 2, "reserve": 0}),
         (ContextGuard, {"window": HUGE, "reserve": 1}),
@@ -170,3 +173,9 @@ def test_what_stands_at_the_edge_is_possible(make: Callable[..., object], given:
 
 def test_the_errors_that_fall_back_may_be_given_in_any_collection() -> None:
     assert route(falls_back_on=[AuthFailed]).falls_back_on == (AuthFailed,)
+
+
+def test_what_was_given_is_shown_up_to_eighty_characters() -> None:
+    assert given("a" * 78) == repr("a" * 78)
+    assert given("a" * 79) == "'" + "a" * 79 + "…"
+    assert given(ENDLESS) == "a number of thousands of digits"

@@ -233,7 +233,7 @@ class Run:
             permit.success(now)
         elif fault == "backend" and isinstance(error, LLMError):
             permit.failure(now, slow=isinstance(error, SILENT), retry_after=error.retry_after)
-        elif cut and self.heard is not None and now - self.heard < SLOW:
+        elif cut and self.heard is not None and now - self._silent_since() < SLOW:
             permit.success(now)  # it was answering when the caller left
         elif cut and self.watch is not None and self.watch.phase != "load":
             permit.slow(now, since=self._silent_since())
@@ -265,8 +265,10 @@ class Run:
         return getattr(self.batches, "usage", None) or NOTHING
 
     def _silent_since(self) -> float:
+        if self.heard is not None:
+            return max(self.heard, self.watch.asked)  # while its reader is busy, nobody waits for the server
         loaded = self.watch.spent.get("load", 0.0)  # a model that is being loaded is not silent
-        return self.heard if self.heard is not None else self.begun + self.queue + loaded
+        return self.begun + self.queue + loaded
 
     def _record(self, error: LLMError | None, now: float) -> Attempt:
         spent = self.watch.spent if self.watch is not None else {}

@@ -201,6 +201,8 @@ class ChatStream:
         stack, run.stack = run.stack, None
         if stack is None:
             return
+        if not self._reading:
+            run.watch.asked = run.call.clock()  # nobody waits for the server
         run.__exit__(type(error), error, None)
         run.call.end(error)
         if self._soon is not None:

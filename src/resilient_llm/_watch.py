@@ -52,13 +52,14 @@ class Watch:
         headers: sent with the request, beside the backend's own.
         phase: what the attempt is doing.
         spent: seconds spent in each phase that is over.
+        asked: when a reader of an open stream last began to wait for the server.
         trace: the attempt in a trace, if anybody looks at it there: headers to be sent with a request, and where its
             URL, its status and its id are told.
     """
 
     __slots__ = (
-        "_deadline", "_ends", "_hopeless", "_offset", "_rearm", "_reserve", "_scope", "_since", "clock", "headers",
-        "limits", "phase", "spent", "trace", "zone",
+        "_deadline", "_ends", "_hopeless", "_offset", "_rearm", "_reserve", "_scope", "_since", "asked", "clock",
+        "headers", "limits", "phase", "spent", "trace", "zone",
     )  # fmt: skip
 
     def __init__(
@@ -75,7 +76,7 @@ class Watch:
         self._since = clock()
         self._offset = anyio.current_time() - self._since
         self._ends = self._end(self.phase, self._since)
-        self._rearm = 0.0
+        self._rearm, self.asked = 0.0, -math.inf
         self._hopeless = ""
         self._scope = anyio.CancelScope(deadline=self._ends + self._offset)
 
@@ -120,7 +121,8 @@ class Watch:
 
     def step(self) -> anyio.CancelScope:
         """A scope for one read of an open stream: only the time spent in reading counts against the gap limit."""
-        self._ends = min(self.clock() + self.limits.between_tokens, self._deadline.at)
+        self.asked = now = self.clock()
+        self._ends = min(now + self.limits.between_tokens, self._deadline.at)
         # There is one per token: the scope's own class makes another for 0.5 µs, to ask anyio for one takes 2.5.
         self._scope = type(self._scope)(deadline=self._ends + self._offset)
         return self._scope

@@ -11,10 +11,10 @@ import anyio.to_thread
 import pytest
 
 from resilient_llm import AsyncClient, Bulkhead, ChatStream, CircuitBreaker, OpenAICompatible, Route
-from resilient_llm.errors import ServerError
+from resilient_llm.errors import DeadlineExceeded, ServerError
 from resilient_llm.testing import FakeBackend, FakeOpenAI, fail, say, stall
 
-from .kit import REAL, assert_nothing_held, client, loop_options
+from .kit import REAL, assert_nothing_held, client, error_of, loop_options
 
 pytestmark = pytest.mark.anyio
 
@@ -54,6 +54,37 @@ async def test_a_dropped_stream_gives_everything_back_where_warnings_are_errors(
     assert seen == [ResourceWarning]
     await anyio.sleep(0.1)
     assert_nothing_held(llm, backend)
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+async def test_a_reader_who_is_long_away_does_not_accuse_the_server(dropped: bool) -> None:
+    """What it says in the meantime is there, and only not asked for."""
+    llm = client(FakeBackend(say(*"abcdef")))
+    for _ in range(4):
+        stream = await llm.stream("hi", timeout=10).__aenter__()
+        await anext(stream)
+        await anyio.sleep(20)
+        if dropped:
+            held = [stream]
+            del stream
+            with pytest.warns(ResourceWarning):
+                drop(held)
+        else:
+            await error_of(anext(stream), DeadlineExceeded)
+    seen = llm.snapshot()["fake"]["breaker"]
+    assert (seen.state, seen.slow, seen.failed) == ("closed", 0, 0)
+    await anyio.sleep(0.1)
+    assert_nothing_held(llm)
+
+
+async def test_who_waits_for_a_stream_that_says_nothing_more_does() -> None:
+    llm = client(FakeBackend(stall("a")))
+    for _ in range(2):
+        async with llm.stream("hi", timeout=20) as stream:
+            await anext(stream)
+            await anyio.sleep(10)
+            await error_of(anext(stream), DeadlineExceeded)
+    assert llm.snapshot()["fake"]["breaker"].state == "open"
 
 
 async def test_a_dropped_stream_of_a_probe_frees_its_place() -> None:

@@ -22,7 +22,7 @@ from resilient_llm._errors import (
     ServerError,
     StreamStalled,
 )
-from resilient_llm.policies.breaker import CircuitBreaker, Permit, Transition
+from resilient_llm.policies.breaker import BreakerSnapshot, CircuitBreaker, Permit, Transition
 
 BIG = 10**6
 
@@ -617,3 +617,76 @@ def test_in_a_child_of_fork_no_probe_is_under_way_and_no_lock_is_held() -> None:
     breaker.on_change.append(told.append)
     breaker.admit(5).failure(5)
     assert [one.after for one in told] == ["open"]
+
+
+def test_the_defaults_are_those_that_the_page_shows() -> None:
+    breaker = CircuitBreaker()
+    counts = (breaker.failures, breaker.window, breaker.min_calls, breaker.successes)
+    assert counts == (5, 20, 5, 2)
+    assert (breaker.rate, breaker.cooldown, breaker.max_cooldown, breaker.lease) == (0.5, 5, 30, 120)
+    assert breaker.mode == "auto"
+
+
+def test_a_whole_round_in_the_words_of_its_transitions() -> None:
+    breaker, told = CircuitBreaker(failures=2), []
+    breaker.on_change.append(told.append)
+    fail(breaker, 2)
+    breaker.admit(5).failure(6)
+    for now in (16, 17):
+        breaker.admit(now).success(now)
+    assert [(one.before, one.after, one.at, one.reason) for one in told] == [
+        ("closed", "open", 0, "2 failures in a row"),
+        ("open", "half-open", 5, "the cooldown is over"),
+        ("half-open", "open", 6, "the probe failed"),
+        ("open", "half-open", 16, "the cooldown is over"),
+        ("half-open", "closed", 17, "2 probes in a row succeeded"),
+    ]
+
+
+def test_why_a_call_is_refused_and_when_it_is_worth_trying_again() -> None:
+    def refusal(breaker: CircuitBreaker, now: float) -> tuple[str, float | None]:
+        error = breaker.check(now)
+        assert error is not None
+        return str(error), error.retry_after
+
+    assert refusal(CircuitBreaker(mode="forced_open"), 0) == ("the breaker is forced open", None)
+    breaker = opened(failures=1, successes=1, lease=3)
+    assert refusal(breaker, 2) == ("open for 3 s more: 1 failure in a row", 3)
+    breaker.admit(5)
+    assert refusal(breaker, 6) == ("half-open: a probe is under way", 2)
+    breaker = opened(failures=1, successes=1)
+    breaker.admit(5).success(5)
+    first = breaker.admit(6)
+    assert refusal(breaker, 6) == ("closed: slow start, one call at once", 5)
+    first.success(6)
+    breaker.admit(6)
+    breaker.admit(6)
+    assert refusal(breaker, 6) == ("closed: slow start, 2 calls at once", 5)
+
+
+def test_what_it_tells_of_itself_in_each_state() -> None:
+    breaker = opened(failures=1)
+    assert breaker.snapshot(2) == BreakerSnapshot("open", "auto", 0, 0, 0, 0, 1, 3)
+    assert breaker.snapshot(5) == BreakerSnapshot("half-open", "auto", 0, 0, 0, 0, 1, None)
+    breaker.mode = "forced_open"
+    assert breaker.snapshot(5).retry_after is None
+    closed = CircuitBreaker(mode="forced_open")
+    assert closed.snapshot(5) == BreakerSnapshot("open", "forced_open", 0, 0, 0, 0, None, None)
+    assert CircuitBreaker().snapshot(0) == BreakerSnapshot("closed", "auto", 0, 0, 0, 0, None, None)
+
+
+def test_while_it_is_closed_a_permit_has_no_end() -> None:
+    assert CircuitBreaker().admit(0).lease == math.inf
+
+
+def test_a_silence_of_exactly_five_seconds_is_slow() -> None:
+    breaker = CircuitBreaker()
+    for now in (5, 10):
+        breaker.admit(now).slow(now, since=now - 5)
+    assert breaker.state(10) == "open"
+
+
+def test_without_a_hint_it_is_open_for_its_cooldown_however_short_that_is() -> None:
+    breaker = opened(failures=1, cooldown=0.25)
+    assert breaker.check(0.24) is not None
+    assert breaker.check(0.25) is None

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_llm._errors import DeadlineExceeded
+from resilient_llm._errors import ConfigError, DeadlineExceeded
 from resilient_llm.policies._slots import ABANDONED, BulkheadSnapshot, Limit, Slot, Tokens
 from resilient_llm.policies.bulkhead import Bulkhead
 
@@ -338,3 +338,35 @@ async def test_a_head_that_is_told_to_ask_at_once_again_does_so_until_it_is_serv
     assert asked == 5
     slot.release(anyio.current_time())
     assert bulkhead.inflight == 0
+
+
+def test_the_owners_numbers_hold_where_the_user_gave_none_and_are_checked_as_his() -> None:
+    bulkhead = Bulkhead()
+    for slots in (0, 10**6 + 1):
+        with pytest.raises(ConfigError, match=f"^slots: {slots} "):
+            bulkhead.resolve(slots)
+    bulkhead.resolve(64, 10)
+    assert bulkhead.slots == 10
+    moving = Bulkhead()
+    moving.resolve(1, 2)
+    slot = moving.try_acquire(lambda now: Thing(), 0.0)
+    moving.answered(0.0)
+    assert (slot is not None, moving.slots) == (True, 2)
+
+
+def test_who_is_told_to_ask_later_gets_no_slot_at_once() -> None:
+    bulkhead = Bulkhead(1)
+    assert bulkhead.try_acquire(lambda now: now + 1, 0.0) is None
+    assert bulkhead.inflight == 0
+
+
+def test_two_of_one_name_share_their_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    one, other = Bulkhead(1, shared="box"), Bulkhead(1, shared="box")
+    slot = one.try_acquire(lambda now: Thing(), 0.0)
+    assert slot is not None
+    assert other.try_acquire(lambda now: Thing(), 0.0) is None
+    slot.release(1.0)
+    again = other.try_acquire(lambda now: Thing(), 1.0)
+    assert again is not None
+    again.release(2.0)

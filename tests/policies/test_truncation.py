@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from resilient_llm import ChatRequest, Image, Message, ToolCall
+from resilient_llm import ChatRequest, Done, Image, Message, ToolCall, Usage
 from resilient_llm.policies.tokens import estimate_request
-from resilient_llm.policies.truncation import FEW, POSSIBLE, Counted, kind_of, pinned
+from resilient_llm.policies.truncation import FEW, POSSIBLE, Counted, kind_of, pinned, shifted
 
 WORDS = "word " * 4000  # about 4,000 tokens
 
@@ -365,3 +366,22 @@ def test_it_may_be_asked_while_another_thread_learns() -> None:
 
     counted._ratios["words"].append((1.0, Meanwhile(400.0)))
     assert counted.known("words", 600) == (1.0, FEW)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "finish", "window", "outgrew"),
+    [
+        (3000, 1095, "stop", 4096, False),
+        (3000, 1096, "length", 4096, False),  # it ends where the window ends, and says so
+        (3000, 1096, "stop", 4096, True),
+        (3000, 1097, "length", 4096, True),
+        (5000, 0, "stop", 4096, True),
+        (3000, 2000, "stop", None, False),
+        (None, 5000, "stop", 4096, False),
+        (5000, None, "stop", 4096, False),
+    ],
+)
+def test_an_answer_outgrew_the_window_if_more_was_counted_than_there_is_room_for(
+    prompt: int | None, answer: int | None, finish: Any, window: int | None, outgrew: bool
+) -> None:
+    assert shifted(Done(finish, Usage(prompt, answer)), window) is outgrew
