@@ -94,13 +94,17 @@ class Relay:
                 server.write(data)
 
     async def _down(self, answers: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        while data := await answers.read(65536 if self._rate == self._left == math.inf else PIECE):
-            self._left -= len(data)
-            if self._left < 0:
-                self.cut()
-            elif not self._blocked:
-                client.write(data)
-                await asyncio.sleep(len(data) / self._rate)
+        while data := await answers.read(65536):  # a fast model may have said all of it by now
+            while data:
+                size = len(data) if self._rate == self._left == math.inf else PIECE
+                piece, data = data[:size], data[size:]
+                self._left -= len(piece)
+                if self._left < 0:
+                    return self.cut()
+                if not self._blocked:
+                    client.write(piece)
+                    await asyncio.sleep(len(piece) / self._rate)
+        return None
 
     async def __aenter__(self) -> Self:
         await self.mend()

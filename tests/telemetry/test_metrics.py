@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from typing import Any
 
 import pytest
@@ -183,3 +184,17 @@ async def test_an_answer_that_is_less_than_what_was_asked_for_is_counted(ask: As
     check(otel, 1)
     assert of(otel.call)[names.DEGRADED] == ("cut_at_length",)
     assert otel.value("resilient_llm.degradations", resilient_llm__reason="cut_at_length") == 1
+
+
+def test_a_scrape_does_not_stumble_over_a_client_that_another_thread_makes(otel: Otel) -> None:
+    """The routes are listed in one step: no Python code runs in between, as it does within a `WeakSet`."""
+    llm, steps = AsyncClient(FakeBackend(), **otel.providers), set[str]()
+    made = instruments(otel.meter_provider, "1.41", counts=True)
+    sys.setprofile(lambda frame, *_: steps.add(frame.f_code.co_filename.rpartition("/")[2]))
+    try:
+        assert set(made._sums(metrics.ACTIVE).values()) == {0}
+    finally:
+        sys.setprofile(None)
+    assert "_metrics.py" in steps
+    assert "_weakrefset.py" not in steps
+    del llm

@@ -68,16 +68,13 @@ class Ended:
 
 
 class Instruments:
-    """All instruments of one provider of meters, in the names of one version of the conventions.
-
-    Attributes:
-        routes: of all clients that live.
-    """
+    """All instruments of one provider of meters, in the names of one version of the conventions."""
 
     def __init__(self, meter: Meter, convention: Convention, *, counts: bool) -> None:
         self.convention, self._counts = convention, counts
         self._waiting: deque[tuple[Callable[..., None], float, Mapping[str, Any], Context | None]] = deque()
-        self.routes: weakref.WeakSet[Target] = weakref.WeakSet()
+        # No WeakSet: a thread that scrapes must get through it in one step, while another makes a client.
+        self._routes: set[weakref.ref[Target]] = set()
         self._record: dict[str, Callable[..., None]] = {}
         for metric in (*convention, *metrics.METRICS):
             name, unit, when = metric.name, metric.unit, metric.when
@@ -92,6 +89,10 @@ class Instruments:
                 meter.create_observable_gauge(name, [self._observer(metric)], unit, when)
             else:
                 meter.create_observable_up_down_counter(name, [self._observer(metric)], unit, when)
+
+    def follow(self, route: Target) -> None:
+        """The gauges ask it, too, as long as it lives."""
+        self._routes.add(weakref.ref(route, self._routes.discard))
 
     def record(self, metric: Metric, value: float, labels: Mapping[str, Any], context: Context | None = None) -> None:
         """Takes a value in. `context` leads from an exemplar to its trace."""
@@ -171,7 +172,7 @@ class Instruments:
         look = _LOOK[metric.name]
         sums: dict[tuple[tuple[str, str], ...], float] = {}
         queues: set[int] = set()
-        for one in list(self.routes):
+        for one in [route for known in list(self._routes) if (route := known()) is not None]:
             if metric in (metrics.QUEUE_SIZE, metrics.LIMIT):
                 if id(one.leg.bulkhead) in queues:
                     continue
@@ -187,7 +188,7 @@ class Instruments:
         return sums
 
     def __repr__(self) -> str:
-        return f"Instruments({len(self._record)} recorded, {len(self.routes)} routes)"
+        return f"Instruments({len(self._record)} recorded, {len(self._routes)} routes)"
 
 
 def instruments(provider: MeterProvider, version: str, *, counts: bool) -> Instruments:

@@ -44,7 +44,7 @@ class OpenSinks:
         self.instruments = instruments(meters, options.conventions, counts=counts)
         self.targets = {leg.name: Target(leg, clock, options.propagate_to) for leg in legs}
         for target in self.targets.values():
-            self.instruments.routes.add(target)
+            self.instruments.follow(target)
         self.content, self.metric_tags = options.captures, tuple(options.metric_tags)
 
     def watch(self, call: Call) -> None:
