@@ -6,6 +6,7 @@ on a slow disk.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ NOTICED = 0.5  # seconds after which Ollama has aborted a load if it was going t
 def every_runner_goes_on(ollama_server: Server) -> Iterator[None]:
     yield
     for runner in ollama_server.runners():
-        os.kill(runner, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # it may just have ended
+            os.kill(runner, signal.SIGCONT)
 
 
 async def test_a_warm_up_brings_the_model_into_memory_and_the_next_call_finds_it_there(ollama_server: Server) -> None:
