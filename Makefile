@@ -35,7 +35,7 @@ bench: $(BENCH)  ## speed and size beside peers; writes benchmarks/results.md
 simulate: $(DEV)  ## a month of a client's life in virtual time: DAYS=30; SEED=7 replays one
 	$(BIN)/python -m tests.simulation --days $(or $(DAYS),30) $(if $(SEED),--seed $(SEED))
 
-mutants: $(MUTANTS)  ## breaks the pure policies in every small way and looks whether a test notices; an hour of two cores
+mutants: $(MUTANTS)  ## breaks the pure policies in every small way and looks whether a test notices; a quarter of an hour on two cores
 	@mkdir -p mutants/src
 	PYTHONPATH=$(CURDIR)/mutants/src nice $(BIN)/mutmut run --max-children $(or $(CHILDREN),2)
 	@$(BIN)/python -m tests.mutants
