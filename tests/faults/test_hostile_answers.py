@@ -9,11 +9,12 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import threading
 import time
 import traceback
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,6 @@ from resilient_llm import AsyncClient, LLMError, Ollama, OpenAICompatible, Retry
 from resilient_llm.errors import (
     BackendFailed,
     BadRequest,
-    ConnectFailed,
     DeadlineExceeded,
     FirstTokenTimeout,
     Malformed,
@@ -175,11 +175,25 @@ async def test_an_attack_is_a_typed_error_and_the_client_goes_on(
             assert all(line.isprintable() for line in str(caught.value).splitlines())
             assert "sesame" not in shown(caught.value)
             assert "sesame" not in caplog.text
-            try:
-                reply = await llm.chat("again", timeout=TIME)
-            except ConnectFailed:  # the connection was kept and is gone; but for this test it would be tried again
-                reply = await llm.chat("again", timeout=TIME)
-            assert reply.text == HEALTHY
+            assert (await llm.chat("again", timeout=TIME)).text == HEALTHY
+
+
+@pytest.mark.parametrize("way", ["own", "httpx2"])
+async def test_what_goes_on_behind_the_end_of_an_answer_is_not_the_next_answer(way: str) -> None:
+    forged = b'data: {"choices":[{"index":0,"delta":{"content":"forged"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    behind = head(200, f"Content-Length: {len(forged)}") + forged
+    done = threading.Event()
+
+    def answer() -> Iterator[bytes]:
+        yield head(200, "Content-Length: 2") + b"{}" + behind
+        done.wait(TIME)  # and the connection stays open
+
+    with Hostile(answer) as server:
+        async with client_of(way, server.url) as llm:
+            with pytest.raises(Malformed):
+                await llm.chat(PROMPT, timeout=TIME)
+            assert (await llm.chat("again", timeout=TIME)).text == HEALTHY
+        done.set()
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -44,7 +44,7 @@ class Exchange:
 
     __slots__ = (
         "_answer", "_building", "_call", "_decoder", "_detached", "_ended", "_error", "_heard", "_inflate", "_iterator",
-        "_late", "_transport", "_watch", "request_id",
+        "_late", "_spoiled", "_transport", "_watch", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -57,7 +57,7 @@ class Exchange:
         self._answer: Answer | None = None
         self._iterator: Any = None
         self._inflate: Callable[[bytes], bytes] | None = None
-        self._ended = self._late = False
+        self._ended = self._late = self._spoiled = False
         self.request_id: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -169,6 +169,7 @@ class Exchange:
 
     def _typed(self, error: BaseException, *, begun: bool) -> NoReturn:
         """Raises what it is: ours, a failure of HTTP as ours, or itself; without the frames below."""
+        self._spoiled = isinstance(error, Malformed)
         if not isinstance(error, Exception) or isinstance(error, LLMError):
             if isinstance(error, LLMError) and error.request_id is None:
                 error.request_id = self.request_id
@@ -215,10 +216,16 @@ class Exchange:
         return classify(broken, self._transport.origin, begun=True, theirs=self._transport.theirs) is not None
 
     async def _close(self) -> None:
-        """Gives the connection back. Detached, so that neither cancellation nor a slow transport can stop it."""
+        """Gives the connection back. Detached, so that neither cancellation nor a slow transport can stop it.
+
+        One that is spoiled is not used again: what was not the protocol may go on behind its end, and would be read as
+        the next answer.
+        """
         answer, self._answer = self._answer, None
         if answer is None:
             return
+        if self._spoiled:
+            answer.disconnect()
         if self._ended and not self._late:  # nothing is left to wait for: the body was read to its end
             await answer.body.aclose()  # type: ignore[attr-defined]  # both transports' bodies have it
             return

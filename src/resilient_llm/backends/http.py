@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,15 +38,25 @@ _WATCH: ContextVar[Watch] = ContextVar("resilient_llm.watch")
 
 @dataclass(slots=True, repr=False)
 class Answer:
-    """The head of an HTTP answer, and its body to be read."""
+    """The head of an HTTP answer, and its body to be read. `extensions` are those of the library that brought it."""
 
     status: int
     raw_headers: list[tuple[bytes, bytes]]
     body: AsyncIterable[bytes]
+    extensions: Mapping[str, Any]
 
     def headers(self) -> dict[str, str]:
         """By lower-case name; of several the last."""
         return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.raw_headers}
+
+    def disconnect(self) -> None:
+        """Ends the connection, if it carries this answer alone; its pool finds that out before it is used again."""
+        stream = self.extensions.get("network_stream")
+        if stream is not None and self.extensions.get("http_version") == b"HTTP/1.1":
+            line = stream.get_extra_info("socket")
+            if line is not None:
+                with suppress(OSError):  # the peer was faster
+                    line.shutdown(socket.SHUT_RDWR)
 
     def __repr__(self) -> str:
         return f"Answer({self.status})"
@@ -212,7 +223,7 @@ class OwnTransport:
         finally:
             _WATCH.reset(token)
         assert isinstance(answer.stream, AsyncIterable)
-        return Answer(answer.status, answer.headers, answer.stream)
+        return Answer(answer.status, answer.headers, answer.stream, answer.extensions)
 
     async def _begin(self) -> _Pools:
         """The first use on this loop. A generator that waits at its `yield` is closed by the loop when it ends."""
