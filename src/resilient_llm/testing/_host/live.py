@@ -6,16 +6,17 @@ Rules of the file: it belongs to the server's thread; one timer, for the model's
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import MappingProxyType
-from typing import Any
 
 from resilient_llm.testing._host.doors import KINDS
 from resilient_llm.testing._host.job import Exchange
 from resilient_llm.testing._host.server import OllamaModel
-from resilient_llm.testing._script import Action, Answer, Call, Head, Kind, Plan, Ready
-from resilient_llm.testing._steps import Say
+from resilient_llm.testing._ollama_wire import Facts, OllamaAnswer
+from resilient_llm.testing._script import Action, Answer, Call, Kind, Plan, Ready
+
+# For an answer that only says when there is more of it: its words are the model's, and come as they are.
+_FACTS = Facts((), window=4096, trained=4096, gpu=1.0, cloud=False, dimensions=1, version="")
 
 
 class Live:
@@ -34,7 +35,7 @@ class Live:
         self.tick()
         exchange = self.model.receive(call)
         self.tick()
-        answer = Hosted(self, exchange)
+        answer = OllamaAnswer(call, _FACTS, lambda model, window: self.news(exchange))
         return Plan(_kind(call, exchange), answer, Relay(exchange), lambda: self._left(exchange))
 
     def started(self) -> None:
@@ -72,42 +73,6 @@ class Live:
         if not exchange.over:
             self.model.hang_up(exchange)
             self.tick()
-
-
-class Hosted(Answer):
-    """The answer of a model: only its coming is of interest, its words are in the actions."""
-
-    streams = False
-    prompt = ""
-    limit: int | None = None
-    head = Head(200)
-    headers: Mapping[str, str] = MappingProxyType({})
-    idle = b"\n"
-
-    def __init__(self, live: Live, exchange: Exchange) -> None:
-        self._live, self._exchange = live, exchange
-
-    async def ready(self) -> None:
-        """There is more of it."""
-        await self._live.news(self._exchange)
-
-    def frames(self, said: Say) -> list[bytes]:
-        """None: see the class."""
-        raise NotImplementedError
-
-    final = frames
-
-    def whole(self, said: Say, *, done: bool = True) -> bytes:
-        """None: see the class."""
-        raise NotImplementedError
-
-    def error_frame(self, detail: str | Mapping[str, Any]) -> bytes:
-        """None: see the class."""
-        raise NotImplementedError
-
-    def error_body(self, status: int, message: str) -> bytes:
-        """None: see the class."""
-        raise NotImplementedError
 
 
 class Relay:
