@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,19 @@ MAY_KNOW_HTTP = {
     "testing._http",  # the other end of the wire: a server
     "testing._host.transport",  # the same end without a wire
 }
+
+
+PICTURE = Path(__file__).parents[1] / "docs" / "architecture.md"
+
+
+def test_the_picture_in_the_docs_shows_every_file_on_its_floor() -> None:
+    shown = {
+        name.removesuffix(".py").removesuffix("/"): int(floor)
+        for floor, row in re.findall(r"^\| (\d) \| (.*?) \|", PICTURE.read_text(encoding="utf-8"), re.MULTILINE)
+        for name in re.findall(r"`([^`]+)`", row)
+    }
+    shown[""] = shown.pop("__init__")
+    assert shown == {name: floor for name, floor in FLOORS.items() if "." not in name}
 
 
 def files() -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from resilient_llm import (
@@ -14,6 +15,7 @@ from resilient_llm import (
     RetryBudget,
     Route,
     TextDelta,
+    Timeouts,
 )
 from resilient_llm.errors import BadRequest, DeadlineExceeded, ServerError, StreamInterrupted, StreamStalled, Truncated
 from resilient_llm.testing import FakeBackend, cut, ends, error_line, fail, hang, say, stall
@@ -165,9 +167,13 @@ async def test_a_restart_that_finds_no_route_tells_of_every_failure() -> None:
 
 
 async def test_the_deadline_is_not_extended_by_a_restart() -> None:
-    llm = client(Route(FakeBackend(cut("x"), hang()), on_break="restart"), timeout=10)
+    backend = FakeBackend(stall("x"), hang())
+    llm = client(Route(backend, on_break="restart", timeouts=Timeouts(between_tokens=2)), timeout=10)
+    began = anyio.current_time()
     async with llm.stream("hi") as stream:
         await error_of(_read(stream), DeadlineExceeded)
+    assert anyio.current_time() - began == pytest.approx(10)
+    assert backend.opened == 2
 
 
 async def _read(stream: object) -> None:

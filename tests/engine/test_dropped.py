@@ -102,14 +102,18 @@ async def test_a_dropped_stream_of_a_probe_frees_its_place() -> None:
     assert backend.active == 0
 
 
-async def test_a_stream_that_ended_or_never_began_is_dropped_without_a_word() -> None:
-    llm = client(FakeBackend(say("a")))
+async def test_a_stream_that_ended_or_never_began_is_dropped_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    backend = FakeBackend(say("a"))
+    llm = client(backend)
     ended = await opened(llm)
     async for _ in ended:
         pass
     never = llm.stream("hi")
     del ended, never
-    gc.collect()
+    with warnings.catch_warnings(record=True) as said:
+        gc.collect()
+    assert (said, caplog.records) == ([], [])
+    assert (backend.opened, backend.active) == (1, 0)
 
 
 async def test_a_generator_that_is_left_by_break_gives_back_when_it_is_closed() -> None:

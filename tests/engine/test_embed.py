@@ -10,7 +10,7 @@ from resilient_llm import ConfigError, Ollama, OpenAICompatible, Retry, Route, S
 from resilient_llm.errors import ConnectFailed, DeadlineExceeded, LLMError, Malformed, NoEligibleRoute, ServerError
 from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, hang, malformed, say, status
 
-from .kit import REAL, assert_nothing_held, client, error_of
+from .kit import REAL, assert_nothing_held, client, error_of, seconds_of
 
 pytestmark = pytest.mark.anyio
 ONCE = Retry(attempts=1)
@@ -93,7 +93,10 @@ async def test_once_a_route_has_a_space_only_such_routes_embed() -> None:
 
 
 async def test_a_plan_that_leaves_no_route_to_embed_is_told() -> None:
-    await error_of(client(FakeBackend(), plan=lambda request, routes: ()).embed("text"), NoEligibleRoute)
+    backend = FakeBackend()
+    error = await error_of(client(backend, plan=lambda request, routes: ()).embed("text"), NoEligibleRoute)
+    assert "the plan left no route" in str(error)
+    assert backend.requests == []
 
 
 @pytest.mark.parametrize(
@@ -150,4 +153,4 @@ async def test_a_wrong_answer_has_a_typed_error_and_leaves_the_client_usable() -
 
 
 async def test_a_hang_is_ended_by_the_deadline() -> None:
-    await error_of(client(FakeBackend(hang())).embed("text", timeout=5), DeadlineExceeded)
+    assert await seconds_of(client(FakeBackend(hang())).embed("text", timeout=5), DeadlineExceeded) == pytest.approx(5)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from resilient_llm import ConfigError, Ollama, OptionWarning
+from resilient_llm.backends import _ollama_settings as settings
 
 
 def test_a_wrong_name_among_the_options_is_warned_of_where_it_is_written() -> None:
@@ -23,6 +26,11 @@ def test_a_keep_alive_that_ollama_refuses_is_refused_with_the_right_spelling(wro
         assert "write 5 without quotes, or '5s'" in str(caught.value)
 
 
-@pytest.mark.parametrize("good", [5, 0, -1, 2.5, "10m", "1h30m", "-1m", "0s", "500ms", "1.5h"])
-def test_every_spelling_that_ollama_takes_is_taken(good: float | str) -> None:
+@pytest.mark.parametrize(
+    ("good", "seconds"),
+    [(5, 5), (0, 0), (-1, math.inf), (2.5, 2.5), ("10m", 600), ("1h30m", 5400), ("-1m", math.inf), ("0s", 0),
+     ("500ms", 0.5), ("1.5h", 5400)],
+)  # fmt: skip
+def test_every_spelling_that_ollama_takes_is_taken_for_what_it_means(good: float | str, seconds: float) -> None:
     Ollama("m", keep_alive=good)
+    assert settings.stays(good) == pytest.approx(seconds)

@@ -134,10 +134,12 @@ async def test_a_stream_is_entered_once() -> None:
 
 
 async def test_a_stream_of_a_client_that_was_closed_meanwhile_cannot_be_entered() -> None:
-    llm = client(FakeBackend(say("a")))
+    backend = FakeBackend(say("a"))
+    llm = client(backend)
     stream = llm.stream("hi")
     await llm.aclose()
     await error_of(stream.__aenter__(), ClientClosed)
+    assert backend.opened == 0
 
 
 BREAKS = [
