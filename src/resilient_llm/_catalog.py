@@ -42,6 +42,6 @@ async def models_of(leg: Leg, watch: Watch) -> tuple[ModelInfo, ...]:
 def _looked_up(provider: str, names: Sequence[str]) -> dict[str, list[ModelInfo]]:
     from resilient_llm.policies.prices import catalogued
 
-    now = datetime.now(UTC)
+    now = datetime.now(UTC)  # a list price has a date from which it holds; nothing else here asks the calendar
     known = {name: catalogued(provider, name, now) for name in names}
     return {name: [replace(one, name=name)] for name, one in known.items() if one is not None}

@@ -46,7 +46,7 @@ class OpenAIAnswer:
         self._dimensions = max(integer(request.get("dimensions")) or 0, 0) or dimensions
         self._model = str(request.get("model") or "")
         self._id = f"chatcmpl-{number}"
-        self._created = int(time.time())
+        self._created = int(time.time())  # on the wire it is the calendar's
 
     async def ready(self) -> None:
         """A hosted model is always there."""
