@@ -51,7 +51,9 @@ class UserTransport:
                 raise
             response = error.response  # type: ignore[attr-defined]  # what a status means is ours to say
         if not response.is_closed:
-            return Answer(response.status_code, response.headers.raw, _Body(response), response.extensions)
+            return Answer(
+                response.status_code, response.headers.raw, _Body(response), getattr(response, "extensions", {})
+            )
         # The library has undone its compression, and closed it: to read on would read from another's connection.
         plain = [one for one in response.headers.raw if one[0].lower() != b"content-encoding"]
         return Answer(response.status_code, plain, _Kept(response), {})
