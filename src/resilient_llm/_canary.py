@@ -63,7 +63,7 @@ class Canary:
     def keep(self, seconds: float) -> None:
         """Keeps the place for so long from now, at the least."""
         if self._permit is not None:
-            self._permit.lease = max(self._permit.lease, self.clock() + seconds)
+            self._permit.keep(self.clock() + seconds)
 
     def end(self, error: LLMError | None) -> None:
         """Tells the breaker what came of it: nothing more is to be done."""

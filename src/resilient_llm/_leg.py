@@ -14,6 +14,7 @@ from resilient_llm._errors import (
     ContextOverflow,
     LLMError,
     NoEligibleRoute,
+    Overloaded,
     RateLimited,
     UnsupportedParameter,
 )
@@ -24,7 +25,7 @@ from resilient_llm._route import Route, backend_of
 from resilient_llm._types import ChatRequest, Request, Zone
 from resilient_llm.policies import history, plan, timeouts
 from resilient_llm.policies._weights import family_of, named_family
-from resilient_llm.policies.breaker import CircuitBreaker, Transition
+from resilient_llm.policies.breaker import LONGEST_HINT, CircuitBreaker, Transition
 from resilient_llm.policies.bulkhead import Bulkhead
 from resilient_llm.policies.guard import ContextGuard, refuse
 from resilient_llm.policies.retry import Retry, RetryBudget
@@ -187,6 +188,10 @@ class Leg:
                 self.told_until = max(self.told_until, until)  # said by the server, and not our own 30 s
             if self._tell is not None:
                 self._tell(RoutePutAside(self.name, seconds, error))
+        elif isinstance(error, Overloaded) and (error.retry_after or 0) > 0:
+            # Its breaker counts it and may open, so that the route keeps its place; but it has said when to come back.
+            hint = min(error.retry_after or 0, LONGEST_HINT)
+            self.told_until = max(self.told_until, self._clock() + hint)
 
     def aside(self, now: float) -> bool:
         """The route is put aside."""

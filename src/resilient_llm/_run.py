@@ -106,7 +106,8 @@ class Run:
                 f"the server said to come back in {wait:.3g} s, but {left:.3g} s are left", retry_after=wait
             )
         admission = Admission(leg.breaker, leg.rate, tokens, by, waits=not reserve)
-        self.slot = leg.bulkhead.try_acquire(admission.take, now)
+        # The wait before this attempt may have ended late: what comes after the deadline is not sent.
+        self.slot = leg.bulkhead.try_acquire(admission.take, now) if now < by else None
         if self.slot is None:
             try:
                 self.slot = await leg.bulkhead.acquire(
@@ -120,6 +121,7 @@ class Run:
             self.queue = call.clock() - self.begun
         if self.slot.held.permit.role == "probe":
             self.kind = "probe"
+            self.slot.held.permit.keep(call.deadline.first_by)  # it is not lost while its first token may still come
         limits = leg.limits_for(call.request)
         self.watch = Watch(call.deadline, limits, call.clock, reserve=reserve, zone=call.zone)
 
@@ -163,7 +165,7 @@ class Run:
         self.first = batch
         self.gathered.add(batch)
         if self.slot is not None and self.slot.held.permit.role == "probe":
-            self.slot.held.permit.success(self.heard)
+            self.slot.held.permit = self.slot.held.permit.begun(self.heard)
         call = self.call
         if call.tell is not None:
             call.tell(FirstToken(call.number, self.leg.name, self.number, self.heard - call.started))
@@ -200,11 +202,17 @@ class Run:
         failure = error if isinstance(error, LLMError) else None
         if failure is not None:
             unquote(failure, self.call.request)
-        if self.slot is not None:
-            self._judge(self.slot.held.permit, error, now)
-            self._settle(self.slot, error, now)
-            self.slot.release(now)
-            self.slot = None
+        slot, self.slot = self.slot, None
+        try:
+            if slot is not None:
+                self._judge(slot.held.permit, error, now)
+                self._settle(slot, error, now)
+        finally:  # a listener of the breaker may be interrupted, or raise what is no `Exception`
+            if slot is not None:
+                slot.release(now)
+            self._account(error, failure, now)
+
+    def _account(self, error: BaseException | None, failure: LLMError | None, now: float) -> None:
         call = self.call
         record = self._record(failure, now)
         if failure is not None and failure.usage is None and record.usage != NOTHING:

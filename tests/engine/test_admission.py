@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -184,6 +185,28 @@ async def test_a_server_that_said_when_is_not_asked_before_by_a_call_that_cannot
     assert error.retry_after == pytest.approx(60.0)
     assert len(backend.requests) == 1
     assert (await ask(llm, timeout=100)).text == "ok"  # a lone route is tried all the same
+
+
+@pytest.mark.parametrize(("hint", "left"), [(60, 60), (3600, 120)])
+async def test_a_server_that_is_overloaded_and_said_when_is_not_asked_before_either(
+    ask: Ask, hint: float, left: float
+) -> None:
+    backend = FakeBackend(fail(Overloaded("busy", retry_after=hint)), say("ok"))
+    llm = client(Route(backend, retry=ONCE))
+    await error_of(ask(llm), Overloaded)
+    began = anyio.current_time()
+    error = await error_of(ask(llm, timeout=10), DeadlineUnattainable)
+    assert anyio.current_time() == began
+    assert error.retry_after == pytest.approx(left)  # as far as a breaker would believe it
+    assert len(backend.requests) == 1
+    assert (await ask(llm, timeout=150)).text == "ok"  # a lone route is tried all the same
+
+
+async def test_a_server_that_is_overloaded_and_says_nothing_of_use_is_asked_again(ask: Ask) -> None:
+    for hint in (None, 0, -1, math.nan):
+        llm = client(Route(FakeBackend(fail(Overloaded("busy", retry_after=hint)), say("ok")), retry=ONCE))
+        await error_of(ask(llm), Overloaded)
+        assert (await ask(llm, timeout=10)).text == "ok"
 
 
 async def test_a_hosted_number_of_slots_shrinks_once_for_many_throttles_at_once(ask: Ask) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
@@ -10,8 +11,19 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
-from resilient_llm import Bulkhead, DeadlineExceeded, LLMError, RateLimited, Retry, Route, Timeouts, deadline
+from resilient_llm import (
+    AsyncClient,
+    Bulkhead,
+    DeadlineExceeded,
+    LLMError,
+    RateLimited,
+    Retry,
+    Route,
+    Timeouts,
+    deadline,
+)
 from resilient_llm.errors import ConfigError, FirstTokenTimeout, ServerError
+from resilient_llm.events import FellBack, RetryPlanned
 from resilient_llm.testing import FakeBackend, fail, hang, say, stall
 from resilient_llm.testing._steps import Broken
 
@@ -90,6 +102,33 @@ async def test_a_deadline_that_has_passed_sends_nothing(ask: Ask) -> None:
         await anyio.sleep(2)
         assert await seconds_of(ask(llm), DeadlineExceeded) == 0
     assert backend.requests == []
+
+
+class Slow:
+    """A clock that a machine which stood still finds moved on."""
+
+    def __init__(self) -> None:
+        self.lost = 0.0
+
+    def __call__(self) -> float:
+        return anyio.current_time() + self.lost
+
+    def stands_still_at(self, kind: type) -> Any:
+        return lambda event: setattr(self, "lost", 100.0) if isinstance(event, kind) else None
+
+
+@pytest.mark.invariant(17)
+@pytest.mark.parametrize("at", [RetryPlanned, FellBack])
+async def test_who_wakes_up_after_the_deadline_sends_nothing_more(ask: Ask, at: type) -> None:
+    clock = Slow()
+    first, second = FakeBackend(fail(ServerError("no")), name="a"), FakeBackend(say("late"), name="b")
+    route = Route(first, retry=Retry(attempts=2 if at is RetryPlanned else 1))
+    routes = [route] if at is RetryPlanned else [route, second]
+    llm = AsyncClient(*routes, clock=clock, rng=random.Random(1), on_event=clock.stands_still_at(at))
+    error = await error_of(ask(llm, timeout=10), DeadlineExceeded)
+    assert (error.phase, first.opened, second.opened) == ("queue", 1, 0)
+    assert llm.snapshot()["a"]["budget"] == 10
+    assert_nothing_held(llm, first, second)
 
 
 NONE = 1e9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -9,7 +10,15 @@ import anyio
 import pytest
 
 from resilient_llm import AsyncClient, CircuitBreaker, ContextGuard, Message, Retry, Route, drop_oldest
-from resilient_llm.errors import ConfigError, ConnectFailed, ContextOverflow, LLMError, RateLimited, StreamInterrupted
+from resilient_llm.errors import (
+    ConfigError,
+    ConnectFailed,
+    ContextOverflow,
+    LLMError,
+    RateLimited,
+    ServerError,
+    StreamInterrupted,
+)
 from resilient_llm.events import (
     AttemptEnded,
     AttemptStarted,
@@ -25,7 +34,7 @@ from resilient_llm.events import (
 )
 from resilient_llm.testing import FakeBackend, cut, fail, hang, say, stall
 
-from .kit import Ask, cancelled_at, client, error_of
+from .kit import Ask, assert_nothing_held, cancelled_at, client, error_of
 
 pytestmark = pytest.mark.anyio
 ONCE = Retry(attempts=1)
@@ -181,6 +190,21 @@ async def test_a_listener_that_raises_is_logged_and_the_others_hear(ask: Ask, ca
     assert short(told)[-1] == "CallEnded"
     assert "broken raised RuntimeError on CallStarted" in caplog.text
     assert "sesame" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError])
+async def test_whatever_ends_a_listener_of_a_breaker_the_slot_is_given_back(kind: type[BaseException]) -> None:
+    def listener(change: object) -> None:
+        raise kind
+
+    breaker = CircuitBreaker(failures=1)
+    breaker.on_change.append(listener)
+    backend = FakeBackend(fail(ServerError("no")), slots=1)
+    llm = client(Route(backend, retry=Retry(attempts=1), breaker=breaker))
+    with pytest.raises(kind):
+        await llm.chat("hi")
+    assert llm.snapshot()["fake"]["breaker"].state == "open"
+    assert_nothing_held(llm, backend)
 
 
 async def test_no_event_shows_a_prompt_or_an_answer(ask: Ask) -> None:

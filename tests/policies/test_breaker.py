@@ -361,6 +361,54 @@ def test_a_probe_without_a_verdict_frees_its_place_at_once(verb: str) -> None:
     assert breaker.admit(5).role == "probe"
 
 
+def test_the_first_token_of_a_probe_is_its_success_and_frees_its_place() -> None:
+    breaker = opened()
+    rest = breaker.admit(5).begun(5)
+    second = breaker.admit(5)
+    assert (rest.role, second.role) == ("rest", "probe")
+    rest.success(6)  # the whole answer is no second success
+    assert breaker.state(6) == "half-open"
+    second.begun(6)
+    assert breaker.state(6) == "closed"
+
+
+def test_what_breaks_off_after_its_first_token_failed_as_a_probe() -> None:
+    breaker = opened()
+    rest, second = breaker.admit(5).begun(5), breaker.admit(5)
+    rest.failure(6, retry_after=40)
+    assert breaker.snapshot(6).retry_after == 40
+    second.begun(7).failure(7)  # it belongs to the half-open time that is over
+    assert breaker.snapshot(7).retry_after == 39
+
+
+def test_what_breaks_off_after_the_breaker_has_closed_is_one_failure() -> None:
+    breaker = opened(successes=1)
+    rest = breaker.admit(5).begun(5)
+    assert breaker.snapshot(5).limit == 1
+    rest.failure(6)
+    rest.failure(6)
+    seen = breaker.snapshot(6)
+    assert (seen.state, seen.failures, seen.failed, seen.outcomes) == ("closed", 1, 1, 1)
+
+
+def test_what_is_left_after_its_first_token_says_nothing_more() -> None:
+    breaker = opened()
+    breaker.admit(5).begun(5).release()
+    assert breaker.state(5) == "half-open"
+    breaker.admit(5).success(5)
+    assert breaker.state(5) == "closed"
+
+
+def test_the_place_of_a_probe_can_be_kept_for_longer_but_never_for_less() -> None:
+    breaker = opened(lease=120)
+    probe = breaker.admit(5)
+    probe.keep(50)
+    assert breaker.check(124.9) is not None
+    probe.keep(200)
+    assert breaker.check(199.9) is not None
+    assert breaker.admit(200).role == "probe"
+
+
 def test_a_slow_probe_breaks_the_row_of_successes() -> None:
     breaker = opened()
     breaker.admit(5).success(5)

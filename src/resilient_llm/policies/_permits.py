@@ -13,9 +13,10 @@ from typing import Literal, NamedTuple
 from resilient_llm._errors import FirstTokenTimeout, LLMError, StreamStalled
 
 SILENT = (FirstTokenTimeout, StreamStalled)  # the server took a request, and what is missing are its tokens
+NEVER = -1  # a generation that is never the current one
 State = Literal["closed", "open", "half-open"]
 Mode = Literal["auto", "forced_open", "observe_only"]
-Role = Literal["normal", "probe"]
+Role = Literal["normal", "probe", "rest"]
 
 
 class Transition(NamedTuple):
@@ -57,17 +58,33 @@ class Permit:
     """The right to make one attempt. The first verb counts, the later ones do nothing.
 
     Attributes:
-        role: `probe` for a call that finds out whether the server is back.
+        role: `probe` for a call that finds out whether the server is back, `rest` for what follows its first token.
         generation: of the breaker, when it was given.
         lease: the instant at which its place is free again, even if nobody gave it back.
         settled: the breaker has heard its verdict.
+        rest: the permit for what follows, once the answer to a probe has begun.
     """
 
-    __slots__ = ("_hear", "generation", "lease", "role", "settled")
+    __slots__ = ("_hear", "generation", "lease", "rest", "role", "settled")
 
     def __init__(self, hear: Callable[[Verdict], None], role: Role, generation: int, lease: float = math.inf) -> None:
         self._hear, self.settled = hear, False
         self.role, self.generation, self.lease = role, generation, lease
+        self.rest: Permit | None = None
+
+    def begun(self, now: float) -> Permit:
+        """The first token of a probe is there, which is its success: its place is free, and the server is back.
+
+        The permit for what follows. A success of that was counted already, its failure is an ordinary one: otherwise a
+        server whose every answer breaks off would pass every probe.
+        """
+        self.rest = rest = Permit(self._hear, "rest", NEVER)  # the breaker gives it its generation when it hears
+        self.success(now)
+        return rest
+
+    def keep(self, until: float) -> None:
+        """It may take until that instant: before, it is not lost."""
+        self.lease = max(self.lease, until)
 
     def success(self, now: float) -> None:
         """The server answered."""

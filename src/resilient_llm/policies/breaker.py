@@ -28,6 +28,7 @@ from typing import get_args
 from resilient_llm._errors import CircuitOpen, ConfigError
 from resilient_llm._fork import forgets
 from resilient_llm._numbers import finite, shown, whole
+from resilient_llm.policies import _permits
 from resilient_llm.policies._permits import BreakerSnapshot, Guarded, Mode, Permit, Role, State, Transition, Verdict
 
 __all__ = ["BreakerSnapshot", "CircuitBreaker", "Permit", "Transition"]
@@ -37,7 +38,6 @@ SLOW_IN_A_ROW = 2
 SLOW = 5.0  # seconds without an event after which an attempt that someone cuts says something about the server
 LONGEST_HINT = 120.0  # seconds; a Retry-After moves the opening no further
 FULL_SPEED = 8  # calls at once with which the slow start is over
-_SHADOW = -1  # the generation of a permit that only `observe_only` let through: never the current one
 log = logging.getLogger("resilient_llm")
 
 
@@ -132,7 +132,7 @@ class CircuitBreaker:
         if refusal is not None:
             raise refusal
         if self._full(now):
-            return Permit(self._hear, "normal", _SHADOW)
+            return Permit(self._hear, "normal", _permits.NEVER)  # only `observe_only` let it through
         if self._state == "open":
             self._move("half-open", now, "the cooldown is over")
         role: Role = "probe" if self._state == "half-open" else "normal"
@@ -220,7 +220,10 @@ class CircuitBreaker:
         if permit in self._places:
             self._places.remove(permit)
         if failed is False:
-            self._succeeded(now)
+            if permit.role != "rest":
+                self._succeeded(now)
+            if permit.rest is not None:
+                permit.rest.generation = self._generation
         elif failed or (slow := since is not None and self._too_long(since, now)):
             self._suffered(now, bool(failed), slow, retry_after)
 
