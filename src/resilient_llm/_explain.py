@@ -7,9 +7,12 @@ from typing import Any
 
 from resilient_llm._deadline import CEILING
 from resilient_llm._leg import Leg
+from resilient_llm._route import Route
 from resilient_llm.policies import plan
 from resilient_llm.policies.guard import ANSWER
 from resilient_llm.policies.timeouts import DEADLINE_CHAT, DEADLINE_EMBED
+
+_CHOICES = ("on_break", "on_truncation", "tells_deadline", "adapt", "falls_back_on", "space")
 
 
 def explain(legs: Sequence[Leg], timeout: float | None) -> str:
@@ -84,6 +87,16 @@ def _timeouts(leg: Leg, first: float, whole: float) -> str:
     return ", ".join([*each, f"between tokens {_clamped(limits.between_tokens, whole)}"])
 
 
+def _chosen(route: Route) -> str:
+    """What the user chose for this route beside its parts."""
+    usual = {"on_break": "raise", "on_truncation": "warn"}
+    given = {name: value for name in _CHOICES if (value := getattr(route, name)) and value != usual.get(name)}
+    if route.falls_back_on:
+        given["falls_back_on"] = ", ".join(kind.__name__ for kind in route.falls_back_on)
+    words = [name if value is True else f"{name} {value}" for name, value in given.items()]
+    return f"   chosen: {'; '.join(words)}\n" if words else ""
+
+
 def _explain(number: int, leg: Leg, first: float, whole: float) -> str:
     spoken = getattr(leg.backend, "dialect", None)
     dialect = f"\n   dialect: {spoken}" if spoken else ""
@@ -98,5 +111,5 @@ def _explain(number: int, leg: Leg, first: float, whole: float) -> str:
         f"   retry: {leg.retry.explain(local=leg.local)}; {leg.budget!r}\n"
         f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n"
         + (f"   rate: {leg.rate!r}\n" if leg.rate is not None else "")
-        + f"   guard: {_guard(leg)}{dialect}{unary}{model}"
+        + f"   sentinel: {leg.sentinel!r}\n{_chosen(leg.route)}   guard: {_guard(leg)}{dialect}{unary}{model}"
     )

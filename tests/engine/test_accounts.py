@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import anyio
@@ -12,16 +13,22 @@ from tenacity import wait_fixed
 from resilient_llm import (
     AsyncClient,
     Bulkhead,
+    CircuitBreaker,
+    ContextGuard,
     Message,
     Ollama,
     OpenAICompatible,
+    RateLimit,
     Retry,
+    RetryBudget,
     Route,
     ServedBy,
+    Timeouts,
     Timings,
     Usage,
 )
-from resilient_llm.errors import EmptyReply, RateLimited, ServerError, StreamInterrupted
+from resilient_llm.errors import AuthFailed, EmptyReply, RateLimited, ServerError, StreamInterrupted
+from resilient_llm.sentinels import OutputSentinel
 from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, raw, say, status
 
 from .kit import REAL, Ask, client, error_of, unlimited
@@ -217,6 +224,34 @@ async def test_the_limits_in_force_are_those_that_the_deadline_leaves() -> None:
     assert "retry: 3 attempts, full jitter below 0.5 s, doubling to 20 s, patience 3 s;" in hosted
     waiting = client(Route(FakeBackend(), retry=Retry(attempts=1, wait=wait_fixed(2)))).explain()
     assert "retry: 1 attempt, waits by wait_fixed, patience 3 s;" in waiting
+
+
+async def test_every_number_that_was_given_is_in_what_is_explained() -> None:
+    numbers = {
+        "timeouts": Timeouts(connect=1.25, load=11.5, first_token=13.5, between_tokens=17.5),
+        "retry": Retry(attempts=6, patience=4.75),
+        "budget": RetryBudget(ratio=0.35, burst=12.5),
+        "breaker": CircuitBreaker(7, 0.45, 23, 9, 6.5, 41.5, 3, lease=133),
+        "bulkhead": Bulkhead(19, max_slots=53),
+        "rate": RateLimit(requests_per_minute=1234, tokens_per_minute=567_890),
+        "guard": ContextGuard(window=6001, reserve=777),
+        "sentinel": OutputSentinel(loop=4001, whitespace=513, run_on=2.5),
+    }
+    choices = {"on_break": "restart", "on_truncation": "fail", "tells_deadline": True, "adapt": True, "space": "nomic"}
+    route = Route(FakeBackend(loads=1, window=7777), **numbers, **choices, falls_back_on=(AuthFailed,))  # type: ignore[arg-type]
+    explained = client(route, timeout=99.5).explain()
+    shown = set(re.findall(r"[\d,.]*\d", explained))
+    given = [1.25, 11.5, 13.5, 17.5, 6, 4.75, 0.35, 12.5, 7, 45, 23, 9, 6.5, 41.5, 3, 133, 19, 53, 6001, 777, 4001, 513]
+    assert {f"{number:,}" for number in (1234, 567_890)} | {f"{number:g}" for number in [*given, 2.5, 99.5]} <= shown
+    words = "on_break restart; on_truncation fail; tells_deadline; adapt; falls_back_on AuthFailed; space nomic"
+    assert f"   chosen: {words}\n" in explained
+    assert "chosen" not in client(FakeBackend()).explain()
+
+
+async def test_a_number_of_slots_that_moves_says_how_far() -> None:
+    near, far = client(FakeBackend(name="near", local=True), FakeBackend(name="far"))._legs
+    assert repr(near.bulkhead) == "Bulkhead(0 of 1 slots in use, 0 queued)"
+    assert repr(far.bulkhead) == "Bulkhead(0 of 64 slots in use, at most 1000, 0 queued)"
 
 
 async def test_the_models_of_every_route_are_listed() -> None:

@@ -298,5 +298,6 @@ class CircuitBreaker:
         return (
             f"CircuitBreaker({state}{mode}, {self._row} of {self.failures} failures in a row,"
             f" {self._failed} of {len(self._outcomes)} failed, opens at {self.rate:.0%} of {self.min_calls} to"
-            f" {self.window}, for {self.cooldown:g} to {self.max_cooldown:g} s)"
+            f" {self.window}, for {self.cooldown:g} to {self.max_cooldown:g} s, closes after {self.successes}"
+            f" success{'es' * (self.successes > 1)}, lease {self.lease:g} s)"
         )

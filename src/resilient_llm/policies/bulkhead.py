@@ -285,4 +285,5 @@ class Bulkhead:
 
     def __repr__(self) -> str:
         shared = f" shared as {self._shared.name!r}" if self._shared is not None else ""
-        return f"Bulkhead({self.inflight} of {self.slots} slots in use{shared}, {self.queued} queued)"
+        most = f", at most {self._limit.ceiling}" if self._limit.ceiling is not None else ""
+        return f"Bulkhead({self.inflight} of {self.slots} slots in use{most}{shared}, {self.queued} queued)"
