@@ -100,17 +100,22 @@ def _within(left: float, clock: Clock) -> Iterator[None]:
 
 
 @contextmanager
-def carried() -> Iterator[None]:
+def carried(timeout: float | None = None, clock: Clock = time.monotonic) -> Iterator[None]:
     """What begins in here on the event loop of another thread ends when the anyio scope around it here would end it.
 
-    That scope itself cannot: its loop stands still while this thread waits. A notebook's is such a loop.
+    That scope itself cannot: its loop stands still while this thread waits. A notebook's is such a loop. The call's own
+    `timeout` counts from here too, and not from when that loop has time for it; what is no duration the call refuses.
     """
+    own = timeout if timeout is not None and is_number(timeout) and 0 < timeout < math.inf else math.inf
     try:
         running_loop()  # to ask anyio without one takes ten times as long
         left = anyio.current_effective_deadline() - anyio.current_time()
     except (RuntimeError, KeyError):  # no loop runs here
         left = math.inf
-    with nullcontext() if left == math.inf else _within(left, time.monotonic):
+    with (
+        nullcontext() if left == math.inf else _within(left, time.monotonic),
+        nullcontext() if own == math.inf else _within(own, clock),
+    ):
         yield
 
 

@@ -256,6 +256,9 @@ class Engine:
         every.__cause__ = failures[-1]
         return every
 
+    def __repr__(self) -> str:
+        return f"Engine({', '.join(leg.name for leg in self.legs)})"
+
 
 def _why(legs: Sequence[Leg], call: Call) -> str:
     if not legs:

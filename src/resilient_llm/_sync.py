@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Coroutine, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -77,15 +78,15 @@ class Client:
 
     def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> ChatReply:
         """As `AsyncClient.chat`."""
-        work = self._llm.chat(messages, **options)
+        work, timeout = self._llm.chat(messages, **options), options.get("timeout")
         del messages, options
-        return self._wait(work)
+        return self._wait(work, timeout)
 
     def parse(self, messages: Messages, type: type[T], **options: Unpack[ChatOptions]) -> ParsedReply[T]:
         """As `AsyncClient.parse`."""
-        work = self._llm.parse(messages, type, **options)
+        work, timeout = self._llm.parse(messages, type, **options), options.get("timeout")
         del messages, options
-        return self._wait(work)
+        return self._wait(work, timeout)
 
     def embed(
         self, texts: str | Sequence[str], *, timeout: float | None = None, local_only: LocalOnly = None
@@ -93,12 +94,13 @@ class Client:
         """As `AsyncClient.embed`."""
         work = self._llm.embed(texts, timeout=timeout, local_only=local_only)
         del texts
-        return self._wait(work)
+        return self._wait(work, timeout)
 
     def stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> Stream:
         """As `AsyncClient.stream`: `with llm.stream(…) as stream`."""
         try:
-            return Stream(self._begin, self._llm.stream(messages, **options))
+            begin = partial(self._begin, timeout=options.get("timeout"))
+            return Stream(begin, self._llm.stream(messages, **options))
         finally:
             del messages, options
 
@@ -122,26 +124,26 @@ class Client:
         """As `AsyncClient.snapshot`."""
         return self._llm.snapshot()
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+    def _wait(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Runs it on the loop and waits; who stops waiting ends it."""
         errand = Errand(work)
         try:
-            self._begin(errand)
+            self._begin(errand, timeout)
             return errand.result()
         except BaseException:
             errand.cancel("the caller has left")
             raise
 
-    def _begin(self, errand: Errand[Any]) -> None:
+    def _begin(self, errand: Errand[Any], timeout: float | None = None) -> None:
         self._check_thread()
-        with self._lock:
+        given = self._llm._timeout if timeout is None else timeout
+        with carried(given, self._llm._clock), self._lock:
             if self._closed:
                 raise ClientClosed("the client was closed; make a new one")
             if self._portal is None:
                 self._portal = Portal()
                 weakref.finalize(self, self._portal.stop).atexit = False
-            with carried():
-                self._portal.begin(errand)
+            self._portal.begin(errand)
 
     def _check_thread(self) -> None:
         """Before the lock: who holds it may be waiting for the loop's thread, which must not wait for it in turn."""

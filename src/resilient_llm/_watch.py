@@ -150,6 +150,10 @@ class Watch:
         self._ends, self._hopeless = self.clock(), why
         self._scope.deadline = self._ends + self._offset
 
+    def __repr__(self) -> str:
+        spent = ", ".join(f"{phase} {seconds:.3g} s" for phase, seconds in self.spent.items())
+        return f"Watch(in {self.phase} until {self._ends:.6g}, now {self.clock():.6g}; spent: {spent or 'nothing'})"
+
     def finish(self) -> None:
         """The attempt is over: closes the account of its last phase."""
         now = self.clock()

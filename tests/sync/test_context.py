@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
 
-from resilient_llm import AllRoutesFailed, Client, DeadlineExceeded, bind, deadline, local_only
+from resilient_llm import (
+    AllRoutesFailed,
+    ChatRequest,
+    Client,
+    DeadlineExceeded,
+    Route,
+    bind,
+    deadline,
+    local_only,
+)
+from resilient_llm._types import Request
 from resilient_llm.errors import NoEligibleRoute
 from resilient_llm.testing import FakeBackend, hang, say, stall
 
@@ -37,6 +48,42 @@ def test_a_deadline_is_one_for_all_calls_in_its_block() -> None:
             llm.chat("one")
             llm.chat("two")
         assert llm.chat("after it").text == "slow"
+
+
+@pytest.mark.parametrize("way", ["chat", "stream", "embed", "of the client"])
+def test_a_timeout_counts_from_the_call_and_not_from_when_the_loop_has_time_for_it(way: str) -> None:
+    """A plan, a listener or another call's work may hold the loop up for longer than this call wants to wait."""
+    held, begun, free = threading.Event(), threading.Event(), threading.Event()
+
+    def holds_up(request: Request, routes: Sequence[Route]) -> Sequence[Route]:
+        if isinstance(request, ChatRequest) and "hold" in request.tags:
+            held.set()
+            free.wait(20)
+        return routes
+
+    backend = FakeBackend(say("yes"), slots=8)
+    with Client(backend, plan=holds_up, timeout=0.1 if way == "of the client" else None) as llm:
+
+        def late() -> None:
+            begun.set()
+            if way == "stream":
+                llm.stream("hi", timeout=0.1).__enter__()
+            elif way == "embed":
+                llm.embed("hi", timeout=0.1)
+            else:
+                llm.chat("hi", **({"timeout": 0.1} if way == "chat" else {}))  # type: ignore[arg-type]
+
+        with ThreadPoolExecutor(2) as pool:
+            holding = pool.submit(llm.chat, "hold", tags=["hold"], timeout=60)
+            assert held.wait(20)
+            waiting = pool.submit(late)
+            assert begun.wait(20)
+            time.sleep(0.5)
+            free.set()
+            assert holding.result(20).text == "yes"
+            with pytest.raises(DeadlineExceeded):
+                waiting.result(20)
+    assert len(backend.requests) == 1
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -94,6 +94,9 @@ class Admission:
             if ticket is None:
                 room.release()
 
+    def __repr__(self) -> str:
+        return f"Admission({self._breaker!r}, {self._rate!r}, {self._tokens} tokens, by {self._deadline:g})"
+
     def _permit(self, now: float) -> Permit | float:
         try:
             return self._breaker.admit(now)

@@ -142,6 +142,9 @@ class Guarded:
     ) -> None:
         self._permit.judge(error, self._clock())
 
+    def __repr__(self) -> str:
+        return f"Guarded({getattr(self, '_permit', 'not entered')!s})"
+
     async def __aenter__(self) -> Permit:
         return self.__enter__()
 

@@ -150,6 +150,9 @@ class Tokens:
     def __bool__(self) -> bool:
         return bool(self._free)
 
+    def __repr__(self) -> str:
+        return f"Tokens({len(self._free)} free, {len(self._owed)} owed)"
+
 
 class Waiter(Generic[T]):
     """Who waits, until its end is decided.
@@ -209,6 +212,9 @@ class Waiter(Generic[T]):
         """The error for waiting too long."""
         return DeadlineExceeded(f"no free slot within {now - self.began:.3g} s", phase="queue")
 
+    def __repr__(self) -> str:
+        return f"Waiter({self.end or 'waits'!s}, from {self.began:g} to {self.deadline:g}, again at {self.again})"
+
 
 class Limit:
     """How many slots there are: a fixed number, or one that a hosted server's throttling moves.
@@ -245,3 +251,7 @@ class Limit:
             return 0
         self.slots, self._good = self.slots + 1, 0
         return 1
+
+    def __repr__(self) -> str:
+        most = f" of at most {self.ceiling}" if self.ceiling is not None else ""
+        return f"Limit({self.slots}{most}, {self._good} answers towards the next)"

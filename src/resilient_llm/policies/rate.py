@@ -56,6 +56,9 @@ class _Counted:
     def __init__(self, at: float, tokens: int) -> None:
         self.at, self.tokens = at, tokens
 
+    def __repr__(self) -> str:
+        return f"_Counted({self.tokens} tokens at {self.at:g})"
+
 
 class Reservation:
     """Room for one request. The first verb counts, the later ones do nothing; from any thread, loop or finaliser.

@@ -77,6 +77,9 @@ class Estimates:
         """A counter for models of this family."""
         return partial(self, family=family)
 
+    def __repr__(self) -> str:
+        return f"Estimates({len(self._costs)} parts known)"
+
     def _of(self, part: P, texts: Callable[[P], list[str]], family: Family) -> int:
         cost = self._costs.get((id(part), family))
         if cost is None:
