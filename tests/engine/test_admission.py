@@ -20,7 +20,7 @@ from resilient_llm.errors import (
     StreamInterrupted,
 )
 from resilient_llm.events import ClientEvent, SlotsChanged
-from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, say, stall
+from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, say, stall, status
 
 from .kit import REAL, Ask, assert_nothing_held, cancelled_at, client, error_of, seconds_of
 
@@ -330,6 +330,25 @@ async def test_a_route_that_tells_its_deadline_sends_what_is_left(ask: Ask, kind
         told, silent = server.chats
         assert 10_000 < int(told.headers["x-request-timeout-ms"]) <= 30_000
         assert "x-request-timeout-ms" not in silent.headers
+
+
+@REAL
+@pytest.mark.parametrize("said", ["argument", "scope", "nothing"])
+async def test_what_is_told_is_what_is_left_when_each_request_goes_out(ask: Ask, said: str) -> None:
+    from resilient_llm import OpenAICompatible
+
+    with FakeOpenAI(status(429, "slow", {"Retry-After": "0.6"}), say("ok")) as server:
+        backend = OpenAICompatible("m", base_url=server.url)
+        async with AsyncClient(Route(backend, tells_deadline=True)) as llm:
+            with anyio.fail_after(30 if said == "scope" else None):
+                await ask(llm, timeout=30 if said == "argument" else None)
+            await llm.embed("text", timeout=20)
+    first, second = (int(one.headers["x-request-timeout-ms"]) for one in server.chats)
+    assert second <= first - 600  # a point in time would stay, and what there was at the door too
+    assert second > 5_000
+    assert first <= (900_000 if said == "nothing" else 30_000)
+    (embedding,) = (one for one in server.requests if one.kind == "embed")
+    assert 5_000 < int(embedding.headers["x-request-timeout-ms"]) <= 20_000
 
 
 @pytest.mark.parametrize(
