@@ -32,6 +32,7 @@ class Call:
         attempts: all of them, in order; the first `earlier` belong to other parts of the same call.
         failures: the last error of each route that failed, in order.
         refused: what each route had been sent when its server said that it is too long, and what it said.
+        sent: attempts that were let out to a server; the others were refused here.
         backoff: seconds waited between attempts.
         estimates: what was counted of the prompt.
         quiet: the log says nothing of it; what it found out is what its caller asked for.
@@ -43,7 +44,8 @@ class Call:
 
     __slots__ = (
         "_over", "attempts", "backoff", "check", "clock", "conversation", "deadline", "earlier", "estimates",
-        "failures", "number", "quiet", "refused", "request", "restarted", "started", "tell", "trace", "whole", "zone",
+        "failures", "number", "quiet", "refused", "request", "restarted", "sent", "started", "tell", "trace", "whole",
+        "zone",
     )  # fmt: skip
 
     def __init__(
@@ -56,7 +58,7 @@ class Call:
         self.whole, self.zone, self.conversation = whole, zone, conversation
         self.started = clock()
         self.attempts: list[Attempt] = []
-        self.earlier = 0
+        self.earlier = self.sent = 0
         self.failures: dict[Leg, LLMError] = {}
         self.refused: dict[Leg, tuple[ContextOverflow, ChatRequest]] = {}
         self.backoff = 0.0

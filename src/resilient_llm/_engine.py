@@ -108,11 +108,12 @@ class Engine:
         kind: AttemptKind = "retry" if call.tried(leg) else "fallback" if call.failures else "first"
         last: LLMError | None = None
         while True:
-            others = any(other.eligible(self._clock()) for other in waiting)
+            others, sent = any(other.eligible(self._clock()) for other in waiting), call.sent
             try:
                 return await self._attempt(leg, call, kind, others=others)
             except LLMError as error:
-                if last is not None and isinstance(error, Rejected):
+                unsent = isinstance(error, Rejected) or call.sent == sent
+                if last is not None and unsent and not isinstance(error, DeadlineExceeded):
                     raise last from last.__cause__  # the repeat was refused here; what the server said counts
                 wait = self._wait(leg, call, error, others=others)
                 if wait is None or not leg.budget.draw():
@@ -165,6 +166,7 @@ class Engine:
                 if kind == "retry":
                     leg.budget.refund()  # it was never sent
                 raise
+            call.sent += 1
             if kind != "retry":
                 leg.budget.deposit()  # not before: a call that was refused here puts no load on the server
             token = _INSIDE.set(True)

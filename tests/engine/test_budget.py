@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 
 from resilient_llm import AllRoutesFailed, AsyncClient, CircuitBreaker, RateLimited, Retry, RetryBudget, Route
@@ -33,7 +34,9 @@ async def test_a_throttled_route_never_costs_the_next_one_its_traffic(ask: Ask) 
     second = FakeBackend(say("yes"), name="b")
     llm = client(first, second, plan=lambda request, routes: routes)
     for _ in range(60):
-        assert (await ask(llm)).route == "b"
+        reply = await ask(llm)
+        assert (reply.attempts[0].route, reply.route) == ("a", "b")
+        await anyio.sleep(0.1)  # the first is not put aside any more
     assert llm.snapshot()["b"]["budget"] == 10
 
 
@@ -41,7 +44,8 @@ async def test_an_empty_budget_leaves_the_first_attempt_on_every_route_free(ask:
     empty = RetryBudget(ratio=0, burst=0)
     routes = [Route(FakeBackend(fail(ServerError("no")), name=name), budget=empty, breaker=DEAD) for name in "abc"]
     error = await error_of(ask(client(*routes)), AllRoutesFailed)
-    assert [one.route for one in error.attempts] == ["a", "b", "c"]
+    assert [(one.route, type(one.error)) for one in error.attempts] == [(name, ServerError) for name in "abc"]
+    assert [route.backend.opened for route in routes] == [1, 1, 1]  # type: ignore[union-attr]
 
 
 class Nested:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from tenacity import RetryCallState, wait_chain, wait_fixed, wait_incrementing
 
-from resilient_llm import CircuitBreaker, LLMError, RateLimited, Retry, RetryBudget, Route
+from resilient_llm import AllRoutesFailed, Bulkhead, CircuitBreaker, LLMError, RateLimited, Retry, RetryBudget, Route
 from resilient_llm.errors import (
     AuthFailed,
     BadRequest,
@@ -28,7 +28,7 @@ from resilient_llm.errors import (
     StreamStalled,
     Truncated,
 )
-from resilient_llm.testing import FakeBackend, fail, say
+from resilient_llm.testing import FakeBackend, fail, hang, say
 
 from .kit import Ask, client, error_of, seconds_of, unlimited
 
@@ -246,6 +246,24 @@ async def test_a_repeat_that_the_breaker_refuses_leaves_the_error_of_the_server_
     assert [type(one) for one in errors] == [ServerError, ServerError]
     assert len(backend.requests) == 2
     assert budget.balance == 10
+
+
+async def test_a_repeat_that_finds_no_slot_in_time_leaves_the_error_of_the_server(ask: Ask) -> None:
+    backend, bulkhead = FakeBackend(fail(ServerError("the first")), hang(), name="a"), Bulkhead(1)
+    first = Route(backend, retry=Retry(attempts=2, wait=wait_fixed(2)), bulkhead=bulkhead)
+    llm = client(first, Route(FakeBackend(fail(ServerError("the next")), name="b"), retry=Retry(attempts=1)))
+    async with anyio.create_task_group() as group:
+
+        async def takes_the_slot() -> None:
+            await anyio.sleep(1)
+            await client(Route(backend, bulkhead=bulkhead)).chat("meanwhile")
+
+        group.start_soon(takes_the_slot)
+        error = await error_of(ask(llm, timeout=20), AllRoutesFailed)
+        group.cancel_scope.cancel()
+    assert [one.message for one in error.failures] == ["the first", "the next"]
+    assert [type(one.error) for one in error.attempts] == [ServerError, Overloaded, ServerError]
+    assert llm.snapshot()["a"]["budget"] == 10
 
 
 @pytest.mark.parametrize(
