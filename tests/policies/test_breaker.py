@@ -150,6 +150,19 @@ class BreakerMachine(RuleBasedStateMachine):
         assert (permit.role == "probe") == (self.model.name == "half-open")
         self.live.append((permit, self.model.era))
 
+    @rule(pick=st.integers(0, 30))
+    def begin_the_answer(self, pick: int) -> None:
+        probes = [number for number, (permit, _) in enumerate(self.live) if permit.role == "probe"]
+        if not probes:
+            return
+        number = probes[pick % len(probes)]
+        permit, era = self.live[number]
+        current = era == self.model.era
+        rest = permit.begun(self.now)
+        if current:
+            self.model.settle(permit, "ok", self.now, None)
+        self.live[number] = (rest, self.model.era if current else -1)
+
     @rule(
         pick=st.integers(0, 30),
         what=st.sampled_from(["ok", "ok", "bad", "slow", "slow-bad", "nothing"]),
@@ -171,7 +184,7 @@ class BreakerMachine(RuleBasedStateMachine):
         if again:
             permit.failure(self.now)
             permit.success(self.now)
-        if era == self.model.era:
+        if era == self.model.era and (permit.role, what) != ("rest", "ok"):  # that was counted when it began
             self.model.settle(permit, what, self.now, retry_after if "bad" in what else None)
 
     @invariant()
