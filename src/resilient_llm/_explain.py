@@ -69,6 +69,17 @@ def _guard(leg: Leg) -> str:
     return f"{checked}; estimated by the vocabulary of {leg.family}{told}"
 
 
+def _truncation(leg: Leg) -> str:
+    """What makes an error of an answer to a prompt that the server cut, if anything does."""
+    if leg.route.on_truncation == "warn":
+        return ""
+    if leg.route.adapt:
+        return "\n   truncation: fail, by each answer and what those before it have taught"
+    counted = leg.counted
+    seen = f" (by what was learned {counted.more} more and {counted.fewer} fewer; not used without adapt=True)"
+    return f"\n   truncation: fail, by each answer alone{seen if counted.more or counted.fewer else ''}"
+
+
 def _clamped(limit: float, left: float) -> str:
     """A limit, or what the deadline leaves of it."""
     return f"{limit:g} s" if limit <= left else f"{left:g} of {limit:g} s"
@@ -111,5 +122,6 @@ def _explain(number: int, leg: Leg, first: float, whole: float) -> str:
         f"   retry: {leg.retry.explain(local=leg.local)}; {leg.budget!r}\n"
         f"   breaker: {leg.breaker!r}\n   bulkhead: {leg.bulkhead!r}\n"
         + (f"   rate: {leg.rate!r}\n" if leg.rate is not None else "")
-        + f"   sentinel: {leg.sentinel!r}\n{_chosen(leg.route)}   guard: {_guard(leg)}{dialect}{unary}{model}"
+        + f"   sentinel: {leg.sentinel!r}\n{_chosen(leg.route)}   guard: {_guard(leg)}{_truncation(leg)}"
+        + f"{dialect}{unary}{model}"
     )

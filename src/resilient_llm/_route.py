@@ -57,13 +57,13 @@ class Route:
             route and tell of it with a `Restarted` event.
         on_truncation: what happens when the server's own figures show that it cut the prompt, or the context while it
             wrote: `warn` tells of it in `reply.degraded`; `fail` makes it a `ContextOverflow`, so that a route with a
-            larger window is tried.
+            larger window is tried. It is one by that answer alone, unless the route adapts.
         tells_deadline: how long the caller still waits goes with each request, as `X-Request-Timeout-Ms`, for a server
             that stops by then. Default no.
-        adapt: whether what was learned decides: the guard's token estimate is corrected by what the server counted for
-            other prompts, and a load may take three times as long as the longest of its model's last five (30 s at
-            least), unless `timeouts` says how long. Default no: the same configuration gives the same decisions, and
-            `explain()` shows what was learned.
+        adapt: whether what was learned decides: the guard's token estimate, and that of `on_truncation="fail"`, is
+            corrected by what the server counted for other prompts, and a load may take three times as long as the
+            longest of its model's last five (30 s at least), unless `timeouts` says how long. Default no: the same
+            configuration and the same outcomes give the same decisions, and `explain()` shows what was learned.
         lacks: what the model cannot do although nobody else says so: `tools`, `vision` (images), `schema` (typed
             output). Calls that need it pass this route over.
         price: what tokens cost there, where the server does not say; in `explain()` and `models()`.

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from resilient_llm._errors import ContextOverflow, OutputInvalid
 from resilient_llm._events import AnswerDegraded
+from resilient_llm._leg import Leg
+from resilient_llm._replies import Done
 from resilient_llm._run import Run
 from resilient_llm._types import ChatRequest
+from resilient_llm.policies.tokens import TokenCounter
 
 _CUT = {
     "prompt_truncated": "the server cut the prompt without a word",
@@ -27,8 +30,10 @@ def accept(run: Run) -> None:
     done, leg, call, sent = run.gathered.done, run.leg, run.call, run.sent
     if done is None or not isinstance(sent, ChatRequest):
         return
-    counted, window, estimate = done.usage.input_tokens, leg.cuts_at, call.estimates.by(leg.family)
-    if leg.counted.cut(sent, counted, window, estimate, whole=leg.counts_whole, refuses=leg.refuses(sent)):
+    window, estimate = leg.cuts_at, call.estimates.by(leg.family)
+    learned, decided = _cut(leg, sent, done, window, estimate)
+    decides = (*done.degraded, "prompt_truncated") if decided else done.degraded
+    if learned or decided:
         done.degraded = (*done.degraded, "prompt_truncated")
     if done.degraded and call.tell is not None:
         call.tell(AnswerDegraded(call.number, leg.name, run.number, done.degraded, done.cause))
@@ -36,8 +41,21 @@ def accept(run: Run) -> None:
         raise OutputInvalid("the model used its limit up in thinking and said nothing", kind="empty")
     if leg.route.on_truncation == "warn":
         return
-    what = next((text for name, text in _CUT.items() if name in done.degraded), None)
+    what = next((text for name, text in _CUT.items() if name in decides), None)
     if what is not None:
         tokens = estimate(sent)
-        seen = f"it counted {counted} of about {tokens} tokens; its window is {window or 'unknown'}"
+        seen = f"it counted {done.usage.input_tokens} of about {tokens} tokens; its window is {window or 'unknown'}"
         raise ContextOverflow(f"{what}: {seen}", tokens=max(tokens, (window or 0) + 1), limit=window)
+
+
+def _cut(
+    leg: Leg, sent: ChatRequest, done: Done, window: int | None, estimate: TokenCounter
+) -> tuple[bool, bool]:  # fmt: skip
+    """Whether the prompt was cut: as far as we know by now, and by what may make it an error on this route."""
+    counted, whole, refuses = done.usage.input_tokens, leg.counts_whole, leg.refuses(sent)
+    learned = leg.counted.cut(sent, counted, window, estimate, whole=whole, refuses=refuses)
+    if leg.route.on_truncation == "warn" or leg.route.adapt:
+        return learned, learned
+    return learned, leg.counted.alone(
+        sent, counted, window, estimate, learned=learned, whole=whole, refuses=refuses
+    )  # fmt: skip

@@ -76,3 +76,24 @@ async def test_an_answer_in_one_piece_is_looked_at_too() -> None:
 def test_what_may_be_said_is_checked() -> None:
     with pytest.raises(ConfigError, match="on_truncation: 'drop' is not one of warn, fail"):
         Route("ollama:m", on_truncation="drop")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("adapt", [False, True])
+async def test_what_was_learned_is_told_on_the_reply_and_is_an_error_only_where_a_route_adapts(
+    adapt: bool, ask: Ask
+) -> None:
+    counts = [Usage(4000, 1), Usage(3240, 1)]  # the beginning of the conversation is said to be half as long again
+    near = FakeBackend(*(say("yes", usage=usage) for usage in counts), name="near", window=4096)
+    llm = client(Route(near, on_truncation="fail", adapt=adapt), FakeBackend(say("yes"), name="far", window=32_768))
+    await ask(llm, "word " * 2800)
+    shown = "by each answer and what those before it have taught" if adapt else "by each answer alone"
+    assert f"   truncation: fail, {shown}\n2. far" in llm.explain()
+    talk = ["word " * 2800, "yes", "word " * 330]
+    if adapt and ask.way == "stream":  # which has handed over what came before it was found
+        await error_of(ask(llm, talk), ContextOverflow)
+        return
+    reply = await ask(llm, talk)
+    assert (reply.route, reply.degraded) == (("far", ()) if adapt else ("near", ("prompt_truncated",)))
+    more = "alone (by what was learned 1 more and 0 fewer; not used without adapt=True)"
+    assert (more in llm.explain()) is not adapt
+    assert "truncation:" not in client(near).explain()

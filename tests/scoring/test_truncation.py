@@ -18,7 +18,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from resilient_llm import AsyncClient, ContextGuard, Ollama
+from resilient_llm import AsyncClient, ContextGuard, Ollama, Route
 from resilient_llm.errors import ContextOverflow
 from resilient_llm.testing import OllamaModel, Pulled
 
@@ -44,6 +44,7 @@ class Server:
         template: how it is rendered, which decides how it is cut.
         extra: of each call.
         shift: of the backend.
+        hungry: how many times the tokens of that tokenizer it makes.
     """
 
     version: str
@@ -52,6 +53,7 @@ class Server:
     template: str = "rendered"
     extra: Mapping[str, Any] = field(default_factory=dict)
     shift: bool | None = False
+    hungry: int = 1
 
 
 OLD = Server("0.9.3", "llama3.2", "llama3")  # a whole window is left; truncate: false does nothing
@@ -59,13 +61,21 @@ OLD_UNKNOWN = Server("0.9.3", "my-own", "cl100k")  # taken for o200k, which make
 HALVES = Server("0.32.15", "qwen3", "qwen", extra=MAY_CUT, shift=None)  # half a window is left
 TURNS = Server("0.32.15", "gemma3", "gemma", template="native", extra=MAY_CUT)  # whole messages go, or it is refused
 REFUSES = Server("0.32.15", "gpt-oss", "o200k")  # as the library asks: nothing is cut
+MISNAMED = Server("0.9.3", "llama3.2", "cl100k")  # its name tells another vocabulary than it has
+HUNGRY = Server("0.9.3", "my-own", "cl100k", hungry=2)  # as no model in use is
 SERVERS = (OLD, OLD_UNKNOWN, HALVES, TURNS, REFUSES)
 
 
-async def score(server: Server, prompts: int, near: float, seed: int) -> Counter[tuple[str, bool, bool]]:
-    """How often a prompt of each form was cut, and how often the reply said so."""
+async def score(
+    server: Server, prompts: int, near: float, seed: int, **route: Any
+) -> Counter[tuple[str, bool, bool]]:  # fmt: skip
+    """How often a prompt of each form was cut, and how often the reply said so, or was an error if the route says so.
+
+    What was `only told` is no error there, though the reply says it.
+    """
+    count = tokenizer(server.family)
     pulled = Pulled(
-        server.model, tokenizer=tokenizer(server.family), around=AROUND, says=lambda _: ["ok"],
+        server.model, tokenizer=lambda text: server.hungry * count(text), around=AROUND, says=lambda _: ["ok"],
         template=server.template,  # type: ignore[arg-type]  # one of its three words
     )  # fmt: skip
     host = OllamaModel(pulled, version=server.version, seed=seed)
@@ -73,26 +83,35 @@ async def score(server: Server, prompts: int, near: float, seed: int) -> Counter
     backend = Ollama(server.model, num_ctx=WINDOW, shift=server.shift, http_client=http)
     drawn = Prompts(server.family, WINDOW, near, Random(f"{server.model} {seed}"))
     found: Counter[tuple[str, bool, bool]] = Counter()
-    async with AsyncClient(backend, clock=anyio.current_time) as llm:
+    async with AsyncClient(Route(backend, **route), clock=anyio.current_time) as llm:
         for _ in range(prompts):
             form, messages = drawn.draw()
+            failed, told = False, False
             try:
                 reply = await llm.chat(messages, extra=server.extra or None)
-            except ContextOverflow:
-                found["refused", False, False] += 1
-                continue
+                told = "prompt_truncated" in reply.degraded
+            except ContextOverflow as error:
+                if error.status is not None:
+                    found["refused", False, False] += 1
+                    continue
+                failed = True
             truth = next(one for one in reversed(host.log) if one.prompt)
             assert truth.outcome == "complete"
-            found[form, truth.truncated > 0, "prompt_truncated" in reply.degraded] += 1
+            cut, strict = truth.truncated > 0, route.get("on_truncation") == "fail"
+            found[form, cut, failed if strict else told] += 1
+            if strict and told:
+                found["only told", cut, True] += 1
     return found
 
 
-def run(prompts: int, near: float, *servers: Server, seed: int = 1) -> Counter[tuple[str, bool, bool]]:
+def run(
+    prompts: int, near: float, *servers: Server, seed: int = 1, **route: Any
+) -> Counter[tuple[str, bool, bool]]:  # fmt: skip
     found: Counter[tuple[str, bool, bool]] = Counter()
 
     async def main() -> None:
         for server in servers:
-            found.update(await score(server, prompts, near, seed))
+            found.update(await score(server, prompts, near, seed, **route))
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
     return found
@@ -141,3 +160,27 @@ def test_a_server_that_does_not_count_what_is_cached_raises_no_false_alarm() -> 
     found = run(300, 0.0, Server("0.30.0", "llama3.2", "llama3", extra=MAY_CUT, shift=None))
     assert rates(found, *ALL)[2] == 1
     assert found["one", True, True] > 10
+
+
+def test_where_a_cut_is_an_error_each_is_one_by_its_own_answer_and_few_good_answers_are_lost_to_it() -> None:
+    """Nothing learned decides there, and what the beginning of a conversation was counted as is learned, too."""
+    found = run(400, 0.0, *SERVERS, on_truncation="fail")
+    cuts, missed, precision = rates(found, *ALL)
+    assert found.total() == 2000
+    assert cuts > 400
+    assert missed == 0
+    assert precision >= 0.95
+
+
+@pytest.mark.parametrize(("server", "share"), [(MISNAMED, 0.1), (HUNGRY, 0.2)])
+def test_a_vocabulary_that_its_name_does_not_tell_is_learned_so_that_what_is_no_error_is_still_told(
+    server: Server, share: float
+) -> None:
+    found = run(400, 0.0, server, on_truncation="fail")
+    cuts, missed, precision = rates(found, *ALL)
+    assert 0 < missed < share * cuts
+    assert precision >= 0.98
+    assert missed - found["only told", True, True] <= 1
+    _, missed, precision = rates(run(400, 0.0, server, on_truncation="fail", adapt=True), *ALL)
+    assert missed <= 1
+    assert precision >= 0.99

@@ -27,7 +27,7 @@ from resilient_llm._types import ChatRequest, EmbedRequest, Request
 from resilient_llm._warnings import OptionWarning, warn
 from resilient_llm._watch import Watch, aside
 from resilient_llm.backends._ollama_server import ASK_TIME, Server
-from resilient_llm.policies.loads import Loads
+from resilient_llm.policies.loads import COLD_UNKNOWN, Loads
 from resilient_llm.policies.spill import Spill
 from resilient_llm.policies.truncation import shifted
 from resilient_llm.wire.ollama import Model, same_model
@@ -73,6 +73,7 @@ class Memory:
         self.held = self.sure = False
         self._said = keep_alive is None  # the server knows how long the model is to stay
         self._leaves = False  # we put it out
+        self._put_out = -math.inf  # when that was last found, by numbers that are not learned
         self.entry: Model | None = None
         self.loads = Loads()
         self._told: int | None = None
@@ -164,12 +165,12 @@ class Memory:
     def _gone(self, why: str | None) -> bool:
         """It is not there as it is needed. If it was, and its time was not over, someone put it out, and not we."""
         if self.held and not self._leaves and self.asked - self.heard < self._stays:
+            self._put_out, self._said = self.asked, self._keep_alive is None
             self._lost(self.asked, why)
         self.held = False
         return False
 
     def _lost(self, now: float, why: str | None) -> None:
-        self._said = self._keep_alive is None
         if self.loads.lost(now, why):
             log.warning(
                 "%s: loaded over and over again; last found: %s. Other programs there use it with other options, or"
@@ -260,10 +261,12 @@ class Memory:
         """
         found: list[Degraded] = []
         anew = done.load is not None and self.held and self.loads.unexpected(done.load)
-        if anew:
+        if done.load is not None and done.load > COLD_UNKNOWN and self.held:  # not by what is usual, which is learned
             self.sure = False  # the next call looks what is there, and sees what put it out
-            if began > self.loads.lost_at:  # those that waited for one load are one loss
-                self._lost(clock(), None)
+            if began > self._put_out:
+                self._put_out, self._said = clock(), self._keep_alive is None
+        if anew and began > self.loads.lost_at:  # those that waited for one load are one loss
+            self._lost(clock(), None)
         if anew or self.loads.untold:
             self.loads.untold, done.cause = False, self.loads.why
             found.append("reloaded")

@@ -10,6 +10,9 @@ of the same model, by the kind of text, and a conversation that goes on is measu
 as. Where that cannot decide, near the window, the messages do: a cut leaves what is left after whole messages, with
 less than the next of them of room.
 
+What was learned of other answers only helps to name a cut. Whether one is an error is decided by its own answer alone
+(`Counted.alone`), unless the route adapts.
+
 Rules of the file: pure. The answer to "was it cut?" is yes where a cut explains the count and its absence does not, and
 where both do; what surely fits was not cut. So a conversation of short messages that is new to us and fills its window
 but for a few percent is taken for one that was cut: nobody can tell.
@@ -53,12 +56,18 @@ _LOOKED_AT = 2_000  # characters of a prompt that tell its kind
 
 
 class Counted:
-    """What one model's server counts, against our estimate of it."""
+    """What one model's server counts, against our estimate of it.
 
-    __slots__ = ("_looks", "_named", "_ratios", "_talks")
+    Attributes:
+        more: answers that what was learned calls cut, and `alone` does not.
+        fewer: the other way round.
+    """
+
+    __slots__ = ("_looks", "_named", "_ratios", "_talks", "fewer", "more")
 
     def __init__(self, *, named: bool = False) -> None:
         self._looks, self._named = 0, named
+        self.more = self.fewer = 0
         self._talks = Talks()
         self._ratios: dict[str, deque[tuple[float, float]]] = {}  # with the size of the prompt in tokens
 
@@ -100,6 +109,20 @@ class Counted:
                 self._add(kind, counted / guess, guess)
             self._talks.remember(request, window, None if sure else counted)
         return sure or perhaps
+
+    def alone(
+        self, request: ChatRequest, counted: int | None, window: int | None, estimate: TokenCounter, *, learned: bool,
+        whole: bool = True, refuses: bool = False,
+    ) -> bool:  # fmt: skip
+        """The same by this answer alone, as if the model had never been asked before.
+
+        Learns nothing, and notes where `learned`, which is what `cut` says, is another answer.
+        """
+        fresh = Counted(named=self._named)
+        found = fresh.cut(request, counted, window, estimate, whole=whole, refuses=refuses)
+        self.more += learned and not found
+        self.fewer += found and not learned
+        return found
 
     def known(self, kind: str, window: int = 0) -> tuple[float, float]:
         """The tokens there are for one of our estimate, in this kind of text, and by how much that may be off."""
