@@ -211,3 +211,22 @@ async def test_poisoned_learners_change_nothing_without_adapt(story: Story, ask:
 async def test_where_a_route_adapts_they_do_if_there_is_anything_that_they_may_decide(story: Story, ask: Ask) -> None:
     absurd, honest = await story.live(ask, True, True), await story.live(ask, False, True)
     assert (repr(absurd.decisions) != repr(honest.decisions)) is story.adapts
+
+
+@pytest.mark.parametrize(("seconds", "looks"), [(0.9, 0), (1.1, 1)])
+async def test_whether_it_is_looked_what_is_in_memory_is_decided_by_a_static_second(
+    seconds: float, looks: int, ask: Ask
+) -> None:
+    """Though from the third answer on half a second is more than usual."""
+    host = Box()
+    way = Lying(host)
+    async with client(ollama_at(way, keep_alive="1h")) as llm:
+        for _ in range(5):
+            await ask(llm)
+        way.said = {"load_duration": round(seconds * 1e9)}
+        assert (await ask(llm)).degraded == ("reloaded",)
+        way.said, paths = None, len(host.paths)
+        for _ in range(3):
+            await ask(llm)
+        assert host.paths[paths:].count("/api/ps") == 2 * looks  # before it is told anew how long to stay, and after
+        assert [body.get("keep_alive") for body in host.bodies].count("1h") == 1 + looks

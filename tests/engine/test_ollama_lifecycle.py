@@ -95,6 +95,33 @@ async def test_a_model_that_another_program_has_loaded_is_told_how_long_to_stay_
     assert len(host.loads) == 1
 
 
+async def test_after_a_loss_it_is_told_once_more_how_long_to_stay() -> None:
+    host = Box(Pulled(size=10**10), settings=Settings(num_parallel=8), machine=Machine(vram=48 * GIB))
+    async with client(Route(ollama(host, num_ctx=4096, keep_alive="1h"), bulkhead=Bulkhead(8))) as llm:
+        await llm.chat("hi")
+        host.evict()
+        async with anyio.create_task_group() as group:
+            for _ in range(8):  # whose answers tell of one load
+                group.start_soon(llm.chat, "hi")
+        await llm.chat("hi")
+    assert [body.get("keep_alive") for body in host.bodies].count("1h") == 2
+
+
+async def test_after_a_loss_that_was_over_within_a_second_it_is_told_too() -> None:
+    host = Box(machine=Machine(disk=1e10, cached=1e10))
+    async with client(ollama(host, keep_alive="1h")) as llm:
+        await llm.chat("hi")
+        await anyio.sleep(35)
+        host.evict()
+        await llm.chat("hi")  # beside which it is asked what is there: nothing
+        await anyio.sleep(100)
+        await llm.chat("hi")
+        await anyio.sleep(3000)
+        await llm.chat("hi")
+    assert [body.get("keep_alive") for body in host.bodies].count("1h") == 2
+    assert len(host.loads) == 2
+
+
 async def test_to_be_told_that_it_does_not_wait_for_the_load_of_another_model() -> None:
     host = Box(Pulled("small", size=10**8), Pulled("large", size=2 * 10**9), machine=Machine(disk=3e7, cached=3e7))
     host.also(0, "/api/generate", {"model": "small", "prompt": "hi", "shift": False})
