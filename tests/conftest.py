@@ -10,10 +10,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
 from resilient_llm._detached import Detached, Job
 
+# No test fails because the machine is busy.
+settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 ASYNCIO = pytest.param(("asyncio", {}), id="asyncio")
 VIRTUAL = pytest.param(("trio", {"clock": MockClock(autojump_threshold=0)}), id="trio-virtual")
 TRIO = pytest.param(("trio", {}), id="trio")
