@@ -30,18 +30,19 @@ def reply_of(run: Run) -> ChatReply:
         attempts=tuple(run.call.attempts),
         timings=timings_of(run),
         degraded=degraded,
-        request_id=run.request_id,
+        request_id=getattr(run.batches, "request_id", None),
         private=run.call.request.private,
     )  # fmt: skip
 
 
 def timings_of(run: Run) -> Timings:
     """Where the time of the call went. The parts add up to the total; what is left over is the reading."""
-    total = run.call.clock() - run.call.started
-    last = run.call.attempts[-1]
-    failed = sum(one.total for one in run.call.attempts[:-1])
+    call, done = run.call, run.gathered.done
+    total, attempts, backoff = call.clock() - call.started, call.attempts, call.backoff
+    last, failed = attempts[-1], 0.0
+    if len(attempts) > 1:
+        failed = sum(one.total for one in attempts[:-1])
     connect, load, first = last.connect or 0.0, last.load or 0.0, last.first_token
-    stream = total - failed - run.call.backoff - last.queue - connect - load - (first or 0.0)
-    done = run.gathered.done
+    stream = total - failed - backoff - last.queue - connect - load - (first or 0.0)
     told = (None, None) if done is None else (done.server_queue, done.load)
-    return Timings(total, last.queue, load, told[0], first, run.call.backoff, connect, failed, stream, told[1])
+    return Timings(total, last.queue, load, told[0], first, backoff, connect, failed, stream, told[1])

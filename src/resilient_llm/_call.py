@@ -137,6 +137,8 @@ class Call:
 
     def tried(self, leg: Leg) -> int:
         """The attempts on this route so far."""
+        if not self.attempts:
+            return 0
         return sum(one.route == leg.name for one in self.attempts[self.earlier :])
 
     def overflows(self, leg: Leg) -> int:

@@ -94,6 +94,7 @@ class AsyncClient:
         self._tell, self._numbers = teller(on_event), count(1)
         self._hub = Hub(telemetry, tracer_provider, meter_provider, clock)
         self._legs = legs_from([route_from(route) for route in routes], clock, self._hub.around(self._tell))
+        self._local = any(leg.local for leg in self._legs)
         self._hub.begin(self._legs)
         self._engine = Engine(self._legs, plan, clock, rng or random.Random())
         self._closed = False
@@ -247,8 +248,7 @@ class AsyncClient:
     def _call(self, asked: Asked, *, whole: bool = True) -> Call:
         self._check_open()
         request = asked.request
-        local = any(leg.local for leg in self._legs)
-        default = (DEADLINE_CHAT if isinstance(request, ChatRequest) else DEADLINE_EMBED)[local]
+        default = (DEADLINE_CHAT if isinstance(request, ChatRequest) else DEADLINE_EMBED)[self._local]
         given = self._timeout if asked.timeout is None else asked.timeout
         private = limit_of(True) if request.private else None
         zone = strictest(limit_of(asked.local_only), self._limit, ambient_limit(), private)

@@ -43,9 +43,9 @@ def seconds(name: str, value: float | None) -> float | None:
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Deadline:
-    """When a call ends.
+    """When a call ends. Never changed: there is one per call, and frozen it would cost three times as much to make.
 
     Attributes:
         first_by: the instant by which the first token must be there.

@@ -2,7 +2,7 @@
 
 Rules of the file:
   S1  No cancel scope, task group or context token is held across a yield or a hand-over.
-  S2  What outlives `_attempt` stands in one `AsyncExitStack` and is handed over with `pop_all`.
+  S2  What outlives `_attempt` is held by its `Run`, which gives it back unless it is `kept` by a stream.
   S3  Decisions stand in policies; here is only their order.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Collection, Sequence
-from contextlib import AsyncExitStack
 from contextvars import ContextVar
 
 import anyio
@@ -108,7 +107,8 @@ class Engine:
         kind: AttemptKind = "retry" if call.tried(leg) else "fallback" if call.failures else "first"
         last: LLMError | None = None
         while True:
-            others, sent = any(other.eligible(self._clock()) for other in waiting), call.sent
+            others = bool(waiting) and any(other.eligible(self._clock()) for other in waiting)
+            sent = call.sent
             try:
                 return await self._attempt(leg, call, kind, others=others)
             except LLMError as error:
@@ -156,12 +156,10 @@ class Engine:
         """One request on the wire, up to its commit point."""
         reserve = self._reserve(call, others=others)
         token = None
-        async with AsyncExitStack() as stack:
-            run = Run(call, leg, kind)
-            stack.push(run)
+        async with Run(call, leg, kind) as run:
             try:
                 request = await fit(call, leg)
-                await run.admit(reserve, await tokens(call, leg, request))
+                await run.admit(reserve, await tokens(call, leg, request) if leg.rate is not None else 0)
             except BaseException:
                 if kind == "retry":
                     leg.budget.refund()  # it was never sent
@@ -173,13 +171,14 @@ class Engine:
             sent = call.trace.attempt(run) if call.trace is not None else None
             try:
                 with run.watch.scope as scope:
-                    await self._look_where(leg, run)
+                    if call.zone is not None:
+                        await self._look_where(leg, run)
                     if leg.ready is not None:
                         before = leg.window
                         await leg.ready(request, run.watch)
                         if leg.window != before:
                             request = await fit(call, leg)
-                    run.batches = await stack.enter_async_context(run.open(request))
+                    await run.open(request)
                     await self._read(run, whole=call.whole)
             except LLMError as error:
                 broke = run.broken(error)
@@ -193,8 +192,7 @@ class Engine:
             if scope.cancelled_caught:
                 raise run.broken(run.watch.late())
             run.check()
-            if not call.whole:
-                run.stack = stack.pop_all()
+            run.kept = not call.whole
         if call.conversation is not None:
             self._stays[call.conversation] = leg
         return run
@@ -209,20 +207,20 @@ class Engine:
             if not whole:
                 # Nothing to be handed over yet: what breaks now is repeated.
                 while run.first and type(run.first[0]) is ToolPiece:
+                    run.heard = progress()
                     run.first = await anext(batches)
                     add(run.first)
-                    run.heard = progress()
                 return
             while not gathered.over:
-                add(await anext(batches))
                 run.heard = progress()
+                add(await anext(batches))
             accept(run)
         except StopAsyncIteration:
             raise Truncated("the answer ended without the server saying that it was done") from None
 
     async def _look_where(self, leg: Leg, run: Run) -> None:
         """Before anything private is sent: the model itself may be somewhere else than the server."""
-        if run.call.zone is None or leg.locate is None or leg.route.zone is not None:
+        if leg.locate is None or leg.route.zone is not None:
             return
         zone = await leg.locate(run.watch)
         if zone is not None and beyond(zone, run.call.zone):

@@ -48,7 +48,7 @@ async def fit(call: Call, leg: Leg) -> Request:
     window, by = leg.window_by
     if leg in call.refused:
         fitted = await _refit(request, call, leg)
-    elif leg.guard.fits_surely(request, window):
+    elif leg.guard.fits_surely(request, window, call.estimates.extent(request)):
         return request
     else:
         fitted = await _fit(request, call, leg, window, by, await _factor(request, call, leg, window))

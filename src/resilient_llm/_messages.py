@@ -228,7 +228,9 @@ def _empty() -> Message:
 def _user(text: str) -> Message:
     """A user's message. Where there is nothing to check it is not checked, which would be a tenth of a call's cost."""
     if type(text) is str and text.isascii():  # no half of a surrogate pair
-        return _empty().model_copy(update={"content": text})
+        message = _empty().__copy__()
+        message.__dict__["content"] = text
+        return message
     return Message("user", text)
 
 
@@ -253,10 +255,10 @@ def messages_from(given: Messages, system: str | None = None) -> tuple[Message, 
     if not numbered:
         raise ConfigError("messages: the list is empty; give at least one message")
     for number, item in enumerate(numbered):
-        if isinstance(item, Message):
-            made.append(item)
-        elif isinstance(item, str):
+        if isinstance(item, str):
             made.append(_user(item))
+        elif isinstance(item, Message):
+            made.append(item)
         elif isinstance(item, Mapping):
             try:
                 made.append(Message(**{name: item[name] for name in item if name in _SAID}))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypedDict, TypeVar
 
 from resilient_llm._errors import ConfigError, LLMError
 from resilient_llm._tools import ToolLike, tools_from
-from resilient_llm._types import ChatRequest, EmbedRequest, Messages, Reasoning, Request, messages_from
+from resilient_llm._types import ChatRequest, EmbedRequest, Messages, Reasoning, Request, Tool, messages_from
 from resilient_llm._zones import LocalOnly
 
 P = ParamSpec("P")
@@ -54,7 +54,7 @@ class ChatOptions(TypedDict, total=False):
     extra: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """What a call's arguments mean: the request, and what of them is no part of it. Its `repr` holds no text."""
 
@@ -89,30 +89,17 @@ def chat_from(messages: Messages, options: ChatOptions, schema: Mapping[str, Any
         ConfigError: an argument has no meaning.
         TypeError: there is no such argument.
     """
-    unknown = options.keys() - ChatOptions.__annotations__.keys()
-    if unknown:
-        raise TypeError(
-            f"unexpected keyword argument {min(unknown)!r}; there are {', '.join(ChatOptions.__annotations__)}"
-        )
-    extra, conversation = options.get("extra") or {}, options.get("conversation")
-    if not isinstance(extra, Mapping):
-        raise ConfigError(f"extra: a dict is needed, not {type(extra).__name__}")
-    if not isinstance(conversation, str | None):
-        raise ConfigError(f"conversation: a string is needed, not {type(conversation).__name__}")
-    request = ChatRequest(
-        messages=messages_from(messages, options.get("system")),
-        max_tokens=options.get("max_tokens"),
-        temperature=options.get("temperature"),
-        seed=options.get("seed"),
-        stop=_words("stop", options.get("stop")),
-        tools=tools_from(options.get("tools")),
-        tool_choice=options.get("tool_choice"),
-        reasoning=options.get("reasoning"),
-        schema=schema,
-        extra=dict(extra),
-        tags=_words("tags", options.get("tags")),
-    )
-    return Asked(request, options.get("timeout"), options.get("local_only"), conversation)
+    beside: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
+    given: Mapping[str, Any] = options
+    for name, value in given.items():
+        if name not in _READ:
+            raise TypeError(f"unexpected keyword argument {name!r}; there are {', '.join(_READ)}")
+        if value is not None:
+            read = _READ[name]
+            (beside if name in _BESIDE else fields)[name] = value if read is None else read(name, value)
+    request = ChatRequest(messages_from(messages, beside.pop("system", None)), schema=schema, **fields)
+    return Asked(request, **beside)
 
 
 @_alone
@@ -125,8 +112,33 @@ def embed_from(texts: str | Sequence[str]) -> EmbedRequest:
     return EmbedRequest(_words("texts", texts))
 
 
-def _words(name: str, given: str | Sequence[str] | None) -> tuple[str, ...]:
-    try:
-        return (given,) if isinstance(given, str) else tuple(given or ())
-    except TypeError:
-        raise ConfigError(f"{name}: a string or a list of them is needed, not {type(given).__name__}") from None
+def _words(name: str, given: object) -> tuple[Any, ...]:
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Iterable):
+        raise ConfigError(f"{name}: a string or a list of them is needed, not {type(given).__name__}")
+    return tuple(given)
+
+
+def _mapping(name: str, given: object) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{name}: a dict is needed, not {type(given).__name__}")
+    return dict(given)
+
+
+def _tools(_: str, given: Any) -> tuple[Tool, ...]:
+    return tools_from(given)
+
+
+def _string(name: str, given: object) -> str:
+    if not isinstance(given, str):
+        raise ConfigError(f"{name}: a string is needed, not {type(given).__name__}")
+    return given
+
+
+# How each option is read. What has no reader here is checked where it is kept.
+_READ: dict[str, Callable[[str, Any], Any] | None] = dict.fromkeys(ChatOptions.__annotations__)
+_READ |= {
+    "stop": _words, "tools": _tools, "conversation": _string, "tags": _words, "extra": _mapping,
+}  # fmt: skip
+_BESIDE = {"system", "timeout", "conversation", "local_only"}  # no fields of the request

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from resilient_llm._answer import reply_of
 from resilient_llm._call import Call, outcome_of
@@ -44,7 +44,6 @@ from resilient_llm.policies.bulkhead import Slot
 from resilient_llm.wire import WireEvent
 from resilient_llm.wire._patience import say_left
 
-T = TypeVar("T")
 THROTTLES = (RateLimited, Overloaded)  # a server's way of saying that there is too much at once
 UNSENT = (ConnectFailed, ConnectTimeout, Rejected)  # the server has not counted it
 LIMITS = (ConnectTimeout, FirstTokenTimeout)  # nobody's fault where the deadline left no more than that
@@ -58,15 +57,15 @@ class Run:
     Attributes:
         batches: what the backend gives, once it is open.
         first: the first events, to be handed over when the attempt is committed.
-        stack: what must be left when the stream ends; `None` once it was.
+        kept: by a stream, which leaves it when it ends.
         gathered: the answer so far.
         sent: the request, as the guard let it through.
         output: what the call's check made of the answer.
     """
 
     __slots__ = (
-        "batches", "begun", "call", "ended", "first", "gathered", "heard", "kind", "leg", "number", "output", "queue",
-        "sent", "slot", "stack", "watch",
+        "_opened", "batches", "begun", "call", "ended", "first", "gathered", "heard", "kept", "kind", "leg", "number",
+        "output", "queue", "sent", "slot", "watch",
     )  # fmt: skip
 
     def __init__(self, call: Call, leg: Leg, kind: AttemptKind) -> None:
@@ -78,7 +77,8 @@ class Run:
         self.slot: Slot[Ticket] | None = None
         self.watch: Watch = None  # type: ignore[assignment]  # there is one as soon as it is admitted
         self.batches: Batches | None = None
-        self.stack: AsyncExitStack | None = None
+        self._opened: AbstractAsyncContextManager[Batches] | None = None
+        self.kept = False
         self.first: Sequence[WireEvent] = ()
         self.gathered = Gathered()
         self.sent: Request = call.request
@@ -125,8 +125,8 @@ class Run:
         limits = leg.limits_for(call.request)
         self.watch = Watch(call.deadline, limits, call.clock, reserve=reserve, zone=call.zone)
 
-    def open(self, request: Request) -> AbstractAsyncContextManager[Batches]:
-        """The attempt itself, not yet begun."""
+    async def open(self, request: Request) -> None:
+        """Sends the request, and waits until there is an answer to be read."""
         leg, deadline = self.leg, self.call.deadline
         self.sent = request
         if leg.route.tells_deadline:
@@ -134,7 +134,9 @@ class Run:
             self.watch.headers += tuple((name.encode(), value.encode()) for name, value in left.items())
         if isinstance(request, ChatRequest):
             self.gathered.watched(lambda: leg.sentinel.lookout(request, leg.window))
-        return leg.backend.open(request, self.watch, stream=leg.streams)
+        opened = leg.backend.open(request, self.watch, stream=leg.streams)
+        self.batches = await opened.__aenter__()
+        self._opened = opened
 
     def check(self) -> None:
         """Makes of the whole answer what the call asked for.
@@ -186,13 +188,29 @@ class Run:
             error.partial = partial
         return error
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Its end. The second time nothing happens."""
+        if not self.kept:
+            await self.leave(error)
+
+    async def leave(self, error: BaseException | None = None) -> None:
+        """Gives back the connection, then all else; `error` is how it ended. The second time nothing happens."""
+        opened, self._opened, self.kept = self._opened, None, False
+        try:
+            if opened is not None:
+                kind, trace = (None, None) if error is None else (type(error), error.__traceback__)
+                await opened.__aexit__(kind, error, trace)
+        except BaseException as last:
+            self.end(last)
+            raise
+        self.end(error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Gives back all but the connection, tells the breaker and writes the record. Once; never waits."""
         if self.ended:
             return
         self.ended = True
@@ -200,7 +218,7 @@ class Run:
         if self.watch is not None:
             self.watch.finish()
         failure = error if isinstance(error, LLMError) else None
-        if failure is not None:
+        if failure is not None and not isinstance(failure, Rejected):  # of which no server has said a word
             unquote(failure, self.call.request)
         slot, self.slot = self.slot, None
         try:
@@ -293,12 +311,6 @@ class Run:
             total=now - self.begun,
             usage=self._usage(error),
         )
-
-    @property
-    def request_id(self) -> str | None:
-        """The server's id of the request, where its headers had one."""
-        value: str | None = getattr(self.batches, "request_id", None)
-        return value
 
     def __repr__(self) -> str:
         return f"Run({self.leg.name}, attempt {self.number})"

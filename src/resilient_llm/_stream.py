@@ -105,14 +105,14 @@ class ChatStream:
             truncated = Truncated("the answer ended without the server saying that it was done")
             await self._broke(run, run.broken(truncated))
         except BaseException as error:
-            await self._leave(run, error)
+            await run.leave(error)
             run.call.end(error)
             raise
         finally:
             self._reading = False
 
     async def _broke(self, run: Run, error: LLMError) -> None:
-        await self._leave(run, error)
+        await run.leave(error)
         try:
             again = await self._restart(run, error)
             if again is None:
@@ -123,12 +123,6 @@ class ChatStream:
         self._waiting.append(Restarted(again.leg.name, error))
         self._begins(again)
 
-    async def _leave(self, run: Run, error: BaseException | None) -> None:
-        """Gives back what the attempt holds, telling it how it ended."""
-        stack, run.stack = run.stack, None
-        if stack is not None:
-            await stack.__aexit__(None if error is None else type(error), error, None)
-
     async def _finish(self) -> bool:
         """Ends it well; or, where the route takes what the answer lacks for a failure, as that. False: it restarts."""
         run = self._run
@@ -138,7 +132,7 @@ class ChatStream:
         except LLMError as error:
             await self._broke(run, error)
             return False
-        await self._leave(run, None)
+        await run.leave()
         self._reply = reply_of(run)
         run.call.end()
         return True
@@ -151,7 +145,7 @@ class ChatStream:
     async def aclose(self) -> None:
         """Hangs up, if it has not ended yet."""
         if self._run is not None:
-            await self._leave(self._run, None)
+            await self._run.leave()
             self._run.call.end(left=True)
             if self._run.call.trace is not None:
                 self._run.call.trace.settle()
@@ -189,7 +183,7 @@ class ChatStream:
 
     def __del__(self) -> None:
         run = self._run
-        if run is None or run.stack is None:
+        if run is None or not run.kept:
             return
         shown = repr(self)
         self._drop(run, GeneratorExit())
@@ -198,15 +192,15 @@ class ChatStream:
 
     def _drop(self, run: Run, error: BaseException) -> None:
         """Gives everything back where nothing can be awaited: slot, permit and span now, the connection soon."""
-        stack, run.stack = run.stack, None
-        if stack is None:
+        if not run.kept:
             return
+        run.kept = False
         if not self._reading:
             run.watch.asked = run.call.clock()  # nobody waits for the server
-        run.__exit__(type(error), error, None)
+        run.end(error)
         run.call.end(error)
         if self._soon is not None:
-            self._soon(lambda: _DROPPED.spawn(stack.aclose))
+            self._soon(lambda: _DROPPED.spawn(run.leave))
             if run.call.trace is not None:
                 self._soon(run.call.trace.settle)
 

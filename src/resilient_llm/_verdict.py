@@ -12,7 +12,7 @@ from resilient_llm._leg import Leg
 from resilient_llm._replies import Done
 from resilient_llm._run import Run
 from resilient_llm._types import ChatRequest
-from resilient_llm.policies.tokens import TokenCounter
+from resilient_llm.policies.tokens import Extent, TokenCounter
 
 _CUT = {
     "prompt_truncated": "the server cut the prompt without a word",
@@ -31,7 +31,7 @@ def accept(run: Run) -> None:
     if done is None or not isinstance(sent, ChatRequest):
         return
     window, estimate = leg.cuts_at, call.estimates.by(leg.family)
-    learned, decided = _cut(leg, sent, done, window, estimate)
+    learned, decided = _cut(leg, sent, done, window, estimate, call.estimates.extent(sent))
     decides = (*done.degraded, "prompt_truncated") if decided else done.degraded
     if learned or decided:
         done.degraded = (*done.degraded, "prompt_truncated")
@@ -49,11 +49,11 @@ def accept(run: Run) -> None:
 
 
 def _cut(
-    leg: Leg, sent: ChatRequest, done: Done, window: int | None, estimate: TokenCounter
+    leg: Leg, sent: ChatRequest, done: Done, window: int | None, estimate: TokenCounter, extent: Extent
 ) -> tuple[bool, bool]:  # fmt: skip
     """Whether the prompt was cut: as far as we know by now, and by what may make it an error on this route."""
     counted, whole, refuses = done.usage.input_tokens, leg.counts_whole, leg.refuses(sent)
-    learned = leg.counted.cut(sent, counted, window, estimate, whole=whole, refuses=refuses)
+    learned = leg.counted.cut(sent, counted, window, estimate, whole=whole, refuses=refuses, extent=extent)
     if leg.route.on_truncation == "warn" or leg.route.adapt:
         return learned, learned
     return learned, leg.counted.alone(

@@ -99,7 +99,10 @@ class Watch:
         now = self.clock()
         self.spent[self.phase] = self.spent.get(self.phase, 0.0) + now - self._since
         self.phase, self._since = phase, now
-        self._arm(now)
+        if phase == "stream":
+            self._rearm = -math.inf  # by `progress`, if anybody waits for more under this scope
+        else:
+            self._arm(now)
 
     def _arm(self, now: float) -> None:
         limit = self._limit(self.phase)
@@ -109,7 +112,7 @@ class Watch:
         self._scope.deadline = self._ends + self._offset
 
     def progress(self) -> float:
-        """Tokens arrived while reading under the one scope: the gap limit counts anew. Gives the instant."""
+        """The next tokens are waited for under the one scope: the gap limit counts anew. Gives the instant."""
         now = self.clock()
         if now > self._rearm:
             self._arm(now)

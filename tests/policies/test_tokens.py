@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from resilient_llm._types import ChatRequest, Image, Message, Tool, ToolCall
 from resilient_llm.policies import tokens
 from resilient_llm.policies._weights import FAMILIES, WEIGHTS, Family, family_of, measure
-from resilient_llm.policies.tokens import estimate, estimate_request, fits_surely
+from resilient_llm.policies.tokens import Extent, estimate, estimate_request
 
 HELD_OUT = Path(__file__).parent.parent / "data" / "tokens"  # see its README.md
 COUNTS: dict[str, dict[Family, int]] = json.loads((HELD_OUT / "counts.json").read_text())
@@ -209,7 +209,7 @@ def test_tools_and_schema_count() -> None:
 @given(texts, st.integers(1, 5), st.integers(0, 4000))
 def test_what_fits_surely_fits(text: str, messages: int, window: int) -> None:
     request = ChatRequest(tuple(Message("user", text) for _ in range(messages)), tools=(Tool("t", text, {}),))
-    if fits_surely(request, window):
+    if Extent(request).fits(window):
         assert estimate_request(request) <= window
         assert sum(len(message.content.encode("utf-8", "surrogatepass")) for message in request.messages) <= window
 
@@ -221,9 +221,9 @@ def test_a_short_prompt_fits_surely_and_a_long_one_is_not_encoded() -> None:
         def encode(self, *args: object) -> bytes:
             raise AssertionError("a text longer than the window was encoded")
 
-    assert fits_surely(ChatRequest((Message("user", "Why is the sky blue?"),)), 4096)
+    assert Extent(ChatRequest((Message("user", "Why is the sky blue?"),))).fits(4096)
     long = Message.model_construct(role="user", content=Unencodable("é" * 100_000))
-    assert not fits_surely(ChatRequest((long,)), 8192)
+    assert not Extent(ChatRequest((long,))).fits(8192)
 
 
 LONG = "word " * 600
@@ -243,11 +243,11 @@ HI = Message("user", "hi")
     ],
 )
 def test_what_fits_surely_has_every_part_in_it(request_: ChatRequest) -> None:
-    assert not fits_surely(request_, 2000)
-    assert fits_surely(request_, 4000)
+    assert not Extent(request_).fits(2000)
+    assert Extent(request_).fits(4000)
 
 
 def test_what_fits_surely_is_reckoned_in_bytes_and_with_images() -> None:
-    assert fits_surely(ChatRequest((Message("user", "a" * 1000),)), 2000)
-    assert not fits_surely(ChatRequest((Message("user", "é" * 1000),)), 2000)
-    assert not fits_surely(ChatRequest((Message("user", "a", images=(Image(data="AAAA"),)),)), 1000)
+    assert Extent(ChatRequest((Message("user", "a" * 1000),))).fits(2000)
+    assert not Extent(ChatRequest((Message("user", "é" * 1000),))).fits(2000)
+    assert not Extent(ChatRequest((Message("user", "a", images=(Image(data="AAAA"),)),))).fits(1000)

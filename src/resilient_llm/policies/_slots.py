@@ -129,10 +129,14 @@ class Tokens:
 
     def give(self) -> None:
         """Gives one back, or adds one."""
-        try:
-            self._owed.pop()
-        except IndexError:
-            self._free.append(None)
+        if self._owed:
+            try:
+                self._owed.pop()
+            except IndexError:  # another thread was faster
+                pass
+            else:
+                return
+        self._free.append(None)
 
     def resize(self, change: int) -> None:
         """So many more, or less: now, or as soon as they come back."""

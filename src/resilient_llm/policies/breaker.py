@@ -119,10 +119,13 @@ class CircuitBreaker:
         Raises:
             CircuitOpen: nothing may be sent; `retry_after` says when it is worth trying again, as far as is known.
         """
+        if self._inbox:
+            self._catch_up()
+        generation = self._generation  # read before the state: if that changes in between, the permit is of before
+        if self._state == "closed" and self._limit == math.inf and self._mode != "forced_open":
+            return Permit(self._hear, "normal", generation)  # which needs no lock
         try:
             with self._lock:
-                if self._state == "closed" and self._limit == math.inf and self._mode != "forced_open":
-                    return Permit(self._hear, "normal", self._generation)
                 return self._admit_one_more(now)
         finally:
             self._catch_up()
@@ -137,7 +140,8 @@ class CircuitBreaker:
             self._move("half-open", now, "the cooldown is over")
         role: Role = "probe" if self._state == "half-open" else "normal"
         permit = Permit(self._hear, role, self._generation, now + self.lease)
-        self._places = [*(one for one in self._places if one.lease > now), permit]
+        if self._limit < math.inf:
+            self._places = [*(one for one in self._places if one.lease > now), permit]
         return permit
 
     def check(self, now: float) -> CircuitOpen | None:

@@ -193,8 +193,9 @@ class Bulkhead:
 
     def answered(self, now: float) -> None:
         """The server answered an attempt whose slot is still held."""
-        self._tokens.resize(self._limit.answered(self.inflight))
-        self._dispatch(now)
+        if change := self._limit.answered(self.inflight):
+            self._tokens.resize(change)
+            self._dispatch(now)
 
     def give_back(self, slot: Slot[Any], tokens: Tokens, now: float) -> None:
         """A slot is free again. Called by it, once."""

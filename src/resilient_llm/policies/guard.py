@@ -20,7 +20,7 @@ from typing import SupportsIndex
 from resilient_llm._errors import ConfigError, ContextOverflow
 from resilient_llm._numbers import shown, whole
 from resilient_llm._types import ChatRequest, Message, messages_from
-from resilient_llm.policies.tokens import TokenCounter, estimate_request, fits_surely
+from resilient_llm.policies.tokens import Extent, TokenCounter, estimate_request
 
 ANSWER = 256  # tokens kept for the answer if the call does not say `max_tokens`
 MARGIN = 1.05  # our own count may be 5 % too low; a counter that the user gives is believed
@@ -126,10 +126,10 @@ class ContextGuard:
         """Nothing of it is the user's code."""
         return self.counter is None and self.overflow in (refuse, drop_oldest)
 
-    def fits_surely(self, request: ChatRequest, window: int | None) -> bool:
-        """Nothing has to be counted. Cheap."""
+    def fits_surely(self, request: ChatRequest, window: int | None, extent: Extent | None = None) -> bool:
+        """Nothing has to be counted. Cheap. `extent` is the request's, if it was measured before."""
         space = self.room(request, window)
-        return space is None or fits_surely(request, space[0])
+        return space is None or (extent or Extent(request)).fits(space[0])
 
     def fit(
         self, request: ChatRequest, window: int | None, estimate: TokenCounter = estimate_request, *,
@@ -154,7 +154,7 @@ class ContextGuard:
             return request
         room, reserve = space
         counter = self._counter(lambda request: math.ceil(estimate(request) * factor))
-        if fits_surely(request, room) or counter(request) <= room:
+        if Extent(request).fits(room) or counter(request) <= room:
             return request
 
         def count(messages: Sequence[Message]) -> int:

@@ -13,7 +13,10 @@ from resilient_llm._types import ChatRequest
 
 def for_route(request: ChatRequest, route: str) -> ChatRequest:
     """The request without the reasoning of other routes. Reasoning of which nobody knows where it is from stays."""
-    if not any(message.reasoning and message.route not in (None, route) for message in request.messages):
+    for message in request.messages:
+        if message.reasoning and message.route not in (None, route):
+            break
+    else:
         return request
     own = (
         message

@@ -57,9 +57,10 @@ def estimate_request(request: ChatRequest, family: Family = "o200k") -> int:
 class Estimates:
     """A counter that remembers: no message and no tool is measured twice, whichever route or rule asks."""
 
-    __slots__ = ("_costs", "_known")
+    __slots__ = ("_costs", "_extent", "_known")
 
     def __init__(self) -> None:
+        self._extent: tuple[ChatRequest, Extent] | None = None  # of the last request that was asked for
         # By identity; what is kept cannot lend its own to another.
         self._known: dict[int, tuple[object, list[_Measured]]] = {}
         self._costs: dict[tuple[int, Family], int] = {}
@@ -72,6 +73,12 @@ class Estimates:
         total += sum(self._of(message, _texts, family) for message in request.messages)
         total += TOOL * len(request.tools) + sum(self._of(tool, _shown, family) for tool in request.tools)
         return total + (self._of(request.schema, _schema, family) if request.schema is not None else 0)
+
+    def extent(self, request: ChatRequest) -> Extent:
+        """How much it is, uncounted."""
+        if self._extent is None or self._extent[0] is not request:
+            self._extent = request, Extent(request)
+        return self._extent[1]
 
     def by(self, family: Family) -> TokenCounter:
         """A counter for models of this family."""
@@ -102,38 +109,56 @@ def _cost(measured: _Measured, family: Family) -> int:
     return min(max(math.ceil(weigh(counts, family)), 1), size)
 
 
+class Extent:
+    """How much a request is, before anything of it is counted.
+
+    Attributes:
+        chars: of all that may be sent.
+        images: how many.
+    """
+
+    __slots__ = ("_around", "_bytes", "_texts", "chars", "images")
+
+    def __init__(self, request: ChatRequest) -> None:
+        texts: list[str] = []
+        self.images = calls = 0
+        for message in request.messages:
+            if message.reasoning or message.name or message.tool_calls:
+                texts += _texts(message)
+                calls += len(message.tool_calls)
+            else:
+                texts.append(message.content)
+            if message.images:
+                self.images += len(message.images)
+        for tool in request.tools:
+            texts += _shown(tool)
+        if request.schema is not None:
+            texts.append(json.dumps(request.schema))
+        self._texts, self._bytes = texts, -1
+        self.chars = sum(map(len, texts))
+        self._around = (
+            _SURE_REQUEST + _SURE_MESSAGE * len(request.messages) + _SURE_TOOL * (len(request.tools) + calls)
+            + 2 * IMAGE * self.images
+        )  # fmt: skip
+
+    def fits(self, window: int) -> bool:
+        """Whether it fits even if every byte were a token. False says nothing.
+
+        Cheap: no text is encoded that is longer than the window.
+        """
+        room = window - self._around
+        if 4 * self.chars <= room:
+            return True
+        if self.chars > room:
+            return False
+        if self._bytes < 0:
+            self._bytes = sum(map(_bytes, self._texts))
+        return self._bytes <= room
+
+
 def size(request: ChatRequest) -> int:
     """How much there is to count, in characters."""
-    return sum(map(len, _everything(request)))
-
-
-def fits_surely(request: ChatRequest, window: int) -> bool:
-    """Whether the request fits even if every byte were a token. False says nothing.
-
-    Cheap: no text is encoded that is longer than the window.
-    """
-    texts = _everything(request)
-    room = window - _SURE_REQUEST - _SURE_MESSAGE * len(request.messages) - _SURE_TOOL * len(request.tools)
-    for message in request.messages:
-        room -= _SURE_TOOL * len(message.tool_calls) + 2 * IMAGE * len(message.images)
-    chars = sum(map(len, texts))
-    if 4 * chars <= room:
-        return True
-    return chars <= room and sum(map(_bytes, texts)) <= room
-
-
-def _everything(request: ChatRequest) -> list[str]:
-    texts: list[str] = []
-    for message in request.messages:
-        if message.reasoning or message.name or message.tool_calls:
-            texts += _texts(message)
-        else:
-            texts.append(message.content)
-    for tool in request.tools:
-        texts += _shown(tool)
-    if request.schema is not None:
-        texts.append(json.dumps(request.schema))
-    return texts
+    return Extent(request).chars
 
 
 def _schema(schema: Mapping[str, Any]) -> list[str]:

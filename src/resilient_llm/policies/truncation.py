@@ -29,7 +29,7 @@ from typing import NamedTuple
 from resilient_llm._replies import Done
 from resilient_llm._types import ChatRequest, Message
 from resilient_llm.policies._talks import Begun, Talks
-from resilient_llm.policies.tokens import PRIMING, TokenCounter, fits_surely, size
+from resilient_llm.policies.tokens import PRIMING, Extent, TokenCounter
 
 KEPT = 60  # answers of a kind of text that the ratio is taken over
 LEAST = 150  # tokens of a prompt below which the template around it is too much of it to learn from
@@ -73,7 +73,7 @@ class Counted:
 
     def cut(
         self, request: ChatRequest, counted: int | None, window: int | None, estimate: TokenCounter, *,
-        whole: bool = True, refuses: bool = False,
+        whole: bool = True, refuses: bool = False, extent: Extent | None = None,
     ) -> bool:  # fmt: skip
         """Whether the prompt of an answer was cut on the way to its model. Learns from one that was not.
 
@@ -85,16 +85,18 @@ class Counted:
             whole: the server counts what it had in its cache, too.
             refuses: the server says that it refuses what is too long, and does not cut it: only what can be nothing
                 else is a cut.
+            extent: of the request, if it was measured before.
         """
-        if not counted or any(message.images for message in request.messages):  # what an image is worth nobody knows
+        extent = Extent(request) if extent is None else extent
+        if not counted or extent.images:  # what an image is worth nobody knows
             return False
-        if fits_surely(request, LEAST_WINDOW if window is None else window):
-            if whole:
+        if extent.fits(LEAST_WINDOW if window is None else window):
+            if whole and counted >= LEAST and extent.chars <= LIGHT:
                 self._learn(request, counted, estimate)
             return False
         if window is not None and counted > window:
             window = None  # it is not the one that we know: servers before 0.10 do not tell theirs
-        if window is None and size(request) < THIN * counted:
+        if window is None and extent.chars < THIN * counted:
             return False
         kind, begun = kind_of(request.messages), self._talks.begun(request, window) if whole else None
         if begun is not None and begun.counted is None:
@@ -169,8 +171,6 @@ class Counted:
         return ", ".join(f"{kind} × {ratio:.2f}" for kind, (ratio, spread) in known.items() if spread < UNKNOWN)
 
     def _learn(self, request: ChatRequest, counted: int, estimate: TokenCounter) -> None:
-        if counted < LEAST or size(request) > LIGHT:
-            return
         self._looks += 1
         if self._looks > OFTEN and self._looks % OFTEN:
             return
