@@ -48,6 +48,7 @@ FLOORS: dict[str, int] = {
     "_call": 3,
     "_gathered": 3,
     "_fitting": 3,
+    "_ending": 3,
     "_run": 3,
     "_explain": 3,
     "_answer": 3,

@@ -14,40 +14,37 @@ from typing import Any, Self
 
 from resilient_llm._answer import reply_of
 from resilient_llm._call import Call, outcome_of
+from resilient_llm._ending import NOTHING, judge, record_of, settle
 from resilient_llm._errors import (
     BackendFailed,
-    ConnectFailed,
     ConnectTimeout,
     ContextOverflow,
     DeadlineExceeded,
     DeadlineUnattainable,
     FirstTokenTimeout,
     LLMError,
+    LoadTimeout,
     OutputInvalid,
     Overloaded,
-    RateLimited,
     Rejected,
     StreamInterrupted,
+    StreamStalled,
 )
-from resilient_llm._events import AnswerDegraded, AttemptEnded, AttemptStarted, FirstToken, SlotsChanged
+from resilient_llm._events import AnswerDegraded, AttemptEnded, AttemptStarted, FirstToken
 from resilient_llm._gathered import Gathered
 from resilient_llm._leg import Leg
 from resilient_llm._quotes import unquote
-from resilient_llm._replies import Attempt, AttemptKind, Usage
+from resilient_llm._replies import AttemptKind
 from resilient_llm._types import ChatRequest, Request
 from resilient_llm._watch import Watch
 from resilient_llm.backends.base import Batches
 from resilient_llm.policies._admission import Admission, Ticket
-from resilient_llm.policies._permits import SILENT, Permit
-from resilient_llm.policies.breaker import SLOW
 from resilient_llm.policies.bulkhead import Slot
 from resilient_llm.wire import WireEvent
 from resilient_llm.wire._patience import say_left
 
-THROTTLES = (RateLimited, Overloaded)  # a server's way of saying that there is too much at once
-UNSENT = (ConnectFailed, ConnectTimeout, Rejected)  # the server has not counted it
-LIMITS = (ConnectTimeout, FirstTokenTimeout)  # nobody's fault where the deadline left no more than that
-NOTHING = Usage()
+# In their words there are none of a server's, which quotes prompts; and a long prompt takes a while to be looked for.
+OURS = (Rejected, DeadlineExceeded, ConnectTimeout, LoadTimeout, FirstTokenTimeout, StreamStalled)
 log = logging.getLogger("resilient_llm")
 
 
@@ -218,13 +215,13 @@ class Run:
         if self.watch is not None:
             self.watch.finish()
         failure = error if isinstance(error, LLMError) else None
-        if failure is not None and not isinstance(failure, Rejected):  # of which no server has said a word
+        if failure is not None and not isinstance(failure, OURS):
             unquote(failure, self.call.request)
         slot, self.slot = self.slot, None
         try:
             if slot is not None:
-                self._judge(slot.held.permit, error, now)
-                self._settle(slot, error, now)
+                judge(self, slot.held.permit, error, now)
+                settle(self, slot, error, now)
         finally:  # a listener of the breaker may be interrupted, or raise what is no `Exception`
             if slot is not None:
                 slot.release(now)
@@ -232,7 +229,7 @@ class Run:
 
     def _account(self, error: BaseException | None, failure: LLMError | None, now: float) -> None:
         call = self.call
-        record = self._record(failure, now)
+        record = record_of(self, failure, now)
         if failure is not None and failure.usage is None and record.usage != NOTHING:
             failure.usage = record.usage
         if error is None or failure is not None or self.heard is not None:
@@ -249,68 +246,6 @@ class Run:
                 failure.reply = reply_of(self)
             self.leg.failed(failure)
             log.debug("%s: attempt %d: %s", self.leg.name, self.number, type(failure).__name__)
-
-    def _judge(self, permit: Permit, error: BaseException | None, now: float) -> None:
-        """What the attempt says about the server's health."""
-        fault = error.fault if isinstance(error, LLMError) else None
-        in_a_hurry = isinstance(error, DeadlineExceeded) or (isinstance(error, LIMITS) and fault is None)
-        cut = error is not None and (in_a_hurry or not isinstance(error, LLMError))
-        if error is None or fault == "caller":
-            permit.success(now)
-        elif fault == "backend" and isinstance(error, LLMError):
-            permit.failure(now, slow=isinstance(error, SILENT), retry_after=error.retry_after)
-        elif cut and self.heard is not None and now - self._silent_since() < SLOW:
-            permit.success(now)  # it was answering when the caller left
-        elif cut and self.watch is not None and self.watch.phase != "load":
-            permit.slow(now, since=self._silent_since())
-        else:
-            permit.release()
-
-    def _settle(self, slot: Slot[Ticket], error: BaseException | None, now: float) -> None:
-        """What the attempt says about the server's limits."""
-        bulkhead, before = self.leg.bulkhead, self.leg.bulkhead.slots
-        if isinstance(error, THROTTLES) and not getattr(error, "oversize", False):
-            bulkhead.throttled(slot, now)
-        elif error is None:
-            bulkhead.answered(now)
-        after = bulkhead.slots
-        if after != before and before is not None and after is not None and self.call.tell is not None:
-            self.call.tell(SlotsChanged(self.leg.name, before, after))
-        if slot.held.reservation is not None and not isinstance(error, UNSENT):
-            usage = self._usage(error)
-            counted = usage.input_tokens
-            slot.held.reservation.settle(None if counted is None else counted + (usage.output_tokens or 0), now)
-
-    def _usage(self, error: BaseException | None) -> Usage:
-        """The tokens that the server counted, as far as it said before the end."""
-        if isinstance(error, LLMError) and error.usage is not None:
-            return error.usage
-        said = self.gathered.done or self.gathered.vectors
-        if said is not None:
-            return said.usage
-        return getattr(self.batches, "usage", None) or NOTHING
-
-    def _silent_since(self) -> float:
-        if self.heard is not None:
-            return max(self.heard, self.watch.asked)  # while its reader is busy, nobody waits for the server
-        loaded = self.watch.spent.get("load", 0.0)  # a model that is being loaded is not silent
-        return self.begun + self.queue + loaded
-
-    def _record(self, error: LLMError | None, now: float) -> Attempt:
-        spent = self.watch.spent if self.watch is not None else {}
-        return Attempt(
-            route=self.leg.name,
-            number=self.number,
-            kind=self.kind,
-            error=error,
-            started=self.begun - self.call.started,
-            queue=self.queue,
-            connect=spent.get("connect"),
-            load=spent.get("load"),
-            first_token=spent.get("first_token") if self.heard is not None else None,
-            total=now - self.begun,
-            usage=self._usage(error),
-        )
 
     def __repr__(self) -> str:
         return f"Run({self.leg.name}, attempt {self.number})"

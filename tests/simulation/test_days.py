@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from resilient_llm import CircuitBreaker, RateLimit, RetryBudget
+from resilient_llm import CircuitBreaker, RateLimit, RetryBudget, _run
 from resilient_llm._deadline import Deadline
 from resilient_llm._run import Gathered, Run
 from resilient_llm._watch import Watch
@@ -75,7 +75,7 @@ def a_breaker_that_lets_all_probes_through(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_breaker_that_is_never_told(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Run, "_judge", lambda run, permit, error, now: None)
+    patch.setattr(_run, "judge", lambda run, permit, error, now: None)
 
 
 def a_slot_that_is_kept_now_and_then(patch: pytest.MonkeyPatch) -> None:
@@ -101,14 +101,14 @@ def a_rate_limit_that_always_has_room(patch: pytest.MonkeyPatch) -> None:
 
 
 def an_attempt_that_is_not_told(patch: pytest.MonkeyPatch) -> None:
-    leave = Run.__exit__
+    end = Run.end
 
     def forgetful(run: Any, *error: Any) -> None:
-        leave(run, *error)
+        end(run, *error)
         if len(run.call.attempts) > 1:
             del run.call.attempts[0]
 
-    patch.setattr(Run, "__exit__", forgetful)
+    patch.setattr(Run, "end", forgetful)
 
 
 SABOTAGE = [

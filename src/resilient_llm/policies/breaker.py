@@ -71,8 +71,7 @@ class CircuitBreaker:
         counts = {"failures": failures, "window": window, "min_calls": min_calls, "successes": successes}
         for name, count in counts.items():
             whole(name, count)
-        sizes = {"rate": rate, "cooldown": cooldown, "max_cooldown": max_cooldown, "lease": lease}
-        for name, value in sizes.items():
+        for name, value in ("rate", rate), ("cooldown", cooldown), ("max_cooldown", max_cooldown), ("lease", lease):
             finite(name, value)
         if rate > 1:
             raise ConfigError(f"rate: {rate!r} is above 1")
@@ -119,8 +118,7 @@ class CircuitBreaker:
         Raises:
             CircuitOpen: nothing may be sent; `retry_after` says when it is worth trying again, as far as is known.
         """
-        if self._inbox:
-            self._catch_up()
+        self._catch_up()
         generation = self._generation  # read before the state: if that changes in between, the permit is of before
         if self._state == "closed" and self._limit == math.inf and self._mode != "forced_open":
             return Permit(self._hear, "normal", generation)  # which needs no lock
