@@ -11,6 +11,7 @@ a slot back unlocks it, for all copies that may be left, before closing.
 It is best effort:
   - Processes share a limit if they run as one user and have the same folder for temporary files. Containers do not.
   - There is no queue across processes. Who waits looks again within 50 ms, and luck decides who is served next.
+  - A stream that nobody reads gives its slot up to those who wait in its own process: of the others it does not know.
   - Where the file system fails, a process goes on with its own limit alone, and the log says so.
   - A copy of a lock survives its process only in a child that C code forked without executing anything.
 
