@@ -74,3 +74,14 @@ async def test_a_whole_answer_to_a_probe_counts_once(ask: Ask) -> None:
     await ask(llm)
     seen = llm.snapshot()["a"]["breaker"]
     assert (seen.state, seen.limit) == ("closed", 1)
+
+
+@pytest.mark.parametrize(("hint", "left"), [(None, 5), (2, 5), (60, 60), (500, 120)])
+async def test_what_the_server_says_moves_the_opening(ask: Ask, hint: float | None, left: float) -> None:
+    llm = client(route(fail(ServerError("later", retry_after=hint)), say("back")))
+    await error_of(ask(llm), ServerError)
+    assert llm.snapshot()["a"]["breaker"].retry_after == left
+    await anyio.sleep(left - 0.1)
+    await error_of(ask(llm), CircuitOpen)
+    await anyio.sleep(0.2)
+    assert (await ask(llm)).text == "back"
