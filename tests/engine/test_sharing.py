@@ -45,6 +45,29 @@ async def test_one_breaker_of_two_clients_opens_for_both_and_both_are_told(ask: 
     assert len([event for event in told["a"] if isinstance(event, BreakerChanged)]) == 1  # it was closed
 
 
+async def test_when_a_shared_breaker_opens_those_who_wait_elsewhere_leave_at_once(ask: Ask) -> None:
+    breaker = CircuitBreaker(failures=1)
+    backend = FakeBackend(say("long", first=50), name="a", slots=1)
+    llm, other = client(Route(backend, breaker=breaker)), client(dead("b", breaker=breaker))
+    left: list[float] = []
+
+    async def waits() -> None:
+        await error_of(ask(llm, timeout=100), CircuitOpen)
+        left.append(anyio.current_time() - began)
+
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask, llm)
+        await anyio.sleep(1)
+        for _ in range(3):
+            group.start_soon(waits)
+        await anyio.sleep(1)
+        await error_of(ask(other), ServerError)
+    assert left == pytest.approx([2, 2, 2])
+    assert backend.opened == 1
+    assert_nothing_held(llm, backend)
+
+
 async def test_routes_have_breakers_of_their_own(ask: Ask) -> None:
     llm = client(dead("a"), FakeBackend(say("yes"), name="b"))
     for _ in range(6):
