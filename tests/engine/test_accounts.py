@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import Any
 
 import anyio
@@ -224,6 +225,29 @@ async def test_the_limits_in_force_are_those_that_the_deadline_leaves() -> None:
     assert "retry: 3 attempts, full jitter below 0.5 s, doubling to 20 s, patience 3 s;" in hosted
     waiting = client(Route(FakeBackend(), retry=Retry(attempts=1, wait=wait_fixed(2)))).explain()
     assert "retry: 1 attempt, waits by wait_fixed, patience 3 s;" in waiting
+
+
+async def test_a_snapshot_has_the_state_of_every_breaker_queue_budget_and_limit(ask: Ask) -> None:
+    backend = FakeBackend(fail(ServerError("no")), say("yes"), say("yes", first=50), name="a")
+    rate = RateLimit(tokens_per_minute=100_000)
+    llm = client(
+        Route(backend, bulkhead=Bulkhead(1), rate=rate, breaker=CircuitBreaker(failures=9)), FakeBackend(name="b")
+    )
+    await ask(llm, max_tokens=1000)
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(partial(ask, llm, max_tokens=1000))
+        await anyio.sleep(1)
+        state = llm.snapshot()
+        group.cancel_scope.cancel()
+    assert list(state) == ["a", "b"]
+    assert sorted(state["a"]) == sorted(state["b"]) == ["aside", "breaker", "budget", "bulkhead", "rate"]
+    assert state["a"]["breaker"] == ("closed", "auto", 0, 0, 2, 1, None, None)  # of two outcomes one failed
+    assert state["a"]["bulkhead"] == (1, 1, 2)
+    assert state["a"]["budget"] == 9.1  # 10, less a repeat, and 0.1 for the call that came after it
+    assert (state["a"]["rate"].tokens_per_minute, state["a"]["aside"]) == (100_000, 0)
+    assert 1000 < state["a"]["rate"].tokens < 3000
+    assert (state["b"]["budget"], state["b"]["rate"], state["b"]["bulkhead"].inflight) == (10, None, 0)
 
 
 async def test_every_number_that_was_given_is_in_what_is_explained() -> None:
