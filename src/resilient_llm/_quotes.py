@@ -4,19 +4,31 @@ Servers do that: a validator gives the value that it refused, a filter the sente
 crashes and traces leave the process, where prompts have no business.
 
 Rules of the file: pure. A common word is no quotation; only a text of some length counts, or a run of its characters.
+No deadline waits for it: what we say ourselves quotes nothing, and the few words of a server are looked for in the
+prompt, because a prompt of a megabyte in pieces takes ten times as long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from resilient_llm._errors import LLMError
+from resilient_llm._errors import (
+    ConnectTimeout,
+    DeadlineExceeded,
+    FirstTokenTimeout,
+    LLMError,
+    LoadTimeout,
+    Rejected,
+    StreamStalled,
+)
 from resilient_llm._types import ChatRequest, Request
 
 WHOLE = 8  # characters of a text that is repeated as a whole
 PIECE, STEP = 16, 8  # of a longer one, any run of 23 characters is found
+FEW = 512  # characters of words; our backends keep less of what a server says
 HIDDEN = "[prompt]"
+OURS = (DeadlineExceeded, ConnectTimeout, LoadTimeout, FirstTokenTimeout, StreamStalled, Rejected)  # in our own words
 
 
 def unquote(error: LLMError, request: Request) -> None:
@@ -25,7 +37,8 @@ def unquote(error: LLMError, request: Request) -> None:
     done: set[int] = set()
     while isinstance(one, LLMError) and id(one) not in done:  # a chain may be a circle: `raise error from error`
         done.add(id(one))
-        one.args = tuple(without(word, request) if isinstance(word, str) else word for word in one.args)
+        if not isinstance(one, OURS):
+            one.args = tuple(without(word, request) if isinstance(word, str) else word for word in one.args)
         one = one.__cause__
 
 
@@ -63,12 +76,32 @@ def _strings(arguments: Mapping[str, Any]) -> Iterator[str]:
             inside.extend(value)
 
 
-def _marked(words: str, texts: Iterable[str]) -> bytearray:
-    """Marks the characters that a text has in the same order. Linear: prompts are long, a server's words may be.
-
-    Each text is looked at in steps, and closely where a piece of it is among those of `words`.
-    """
+def _marked(words: str, texts: Sequence[str]) -> bytearray:
+    """Marks the characters that a text has in the same order."""
     pieces = [words[at : at + PIECE] for at in range(len(words) - PIECE + 1)]
+    found = _of_few(pieces, texts) if len(words) <= FEW else _of_many(pieces, texts)
+    quoted = bytearray(len(words))
+    for at, piece in enumerate(pieces):
+        if piece in found:
+            quoted[at : at + PIECE] = b"\1" * PIECE
+    return quoted
+
+
+def _of_few(pieces: Sequence[str], texts: Sequence[str]) -> set[str]:
+    """The pieces that a text has: looked for in steps, and closely around each that is found."""
+    found: set[str] = set()
+    for at in range(0, len(pieces), STEP):
+        if any(pieces[at] in text for text in texts):
+            around = pieces[max(at - STEP, 0) : at + STEP + 1]
+            found.update(piece for piece in around if any(piece in text for text in texts))
+    return found
+
+
+def _of_many(pieces: Sequence[str], texts: Sequence[str]) -> set[str]:
+    """The same, and linear: prompts are long, and so are these words.
+
+    Each text is looked at in steps, and closely where a piece of it is among those of the words.
+    """
     known, found, seen = set(pieces), set[str](), set[str]()
     for text in texts:
         last = len(text) - PIECE
@@ -79,11 +112,7 @@ def _marked(words: str, texts: Iterable[str]) -> bytearray:
             if around not in seen:
                 seen.add(around)
                 found.update(text[near : near + PIECE] for near in range(first, end + 1))
-    quoted = bytearray(len(words))
-    for at, piece in enumerate(pieces):
-        if piece in found:
-            quoted[at : at + PIECE] = b"\1" * PIECE
-    return quoted
+    return found
 
 
 def _kept(words: str, quoted: bytearray) -> Iterator[str]:

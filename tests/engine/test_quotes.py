@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_llm import Message, OpenAICompatible, Retry, Route, ToolCall
-from resilient_llm._quotes import without
+from resilient_llm._quotes import OURS, unquote, without
 from resilient_llm._types import ChatRequest, EmbedRequest, Request
 from resilient_llm._watch import Watch
 from resilient_llm.backends.base import Batches
@@ -54,7 +54,7 @@ def test_everything_that_somebody_wrote_is_looked_for() -> None:
     assert without("a Ms Miller of Leeds b", EmbedRequest(("Ms Miller of Leeds",))) == "a [prompt] b"
 
 
-@given(st.integers(0, 10**6), st.integers(23, 120), st.integers(0, 200))
+@given(st.integers(0, 10**6), st.integers(23, 120), st.integers(0, 200) | st.integers(600, 700))
 def test_any_run_of_23_characters_is_found(seed: int, size: int, before: int) -> None:
     letters = random.Random(seed)
     prompt = "".join(letters.choices(string.ascii_letters, k=400))
@@ -69,6 +69,28 @@ def test_long_words_about_a_long_prompt_do_not_hold_up_the_loop() -> None:
     began = process_time()
     assert without(f"{words}{prompt[5000:6000]}", asked(prompt)) == f"{words}[prompt]"
     assert process_time() - began < 2  # 0.1 s; to look for each piece of the words in the prompt takes ten
+
+
+class Unread:
+    """A request that nobody may look at: its prompt may be as long as it likes."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"{name} was read")
+
+
+@pytest.mark.invariant(21, 43)
+@pytest.mark.parametrize("kind", OURS)
+def test_in_our_own_words_no_prompt_is_looked_for(kind: type[LLMError]) -> None:
+    unquote(kind("no"), Unread())  # type: ignore[arg-type]
+    with pytest.raises(AssertionError, match="was read"):
+        unquote(ServerError("no"), Unread())  # type: ignore[arg-type]
+
+
+def test_the_words_of_a_server_are_looked_for_in_a_long_prompt_without_holding_up_the_loop() -> None:
+    prompt, words = "The old ferry left an hour late. " * 90_000, "no tokens for a request of this kind " * 8
+    began = process_time()
+    assert without(words, asked(prompt)) == words
+    assert process_time() - began < 1  # 0.05 s
 
 
 class OfItself(FakeBackend):
