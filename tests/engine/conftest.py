@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.accounts import TINY
 from tests.telemetry.kit import Otel, check
 
 from resilient_llm._hub import Hub
 from resilient_llm.telemetry._sent import LATER
+from resilient_llm.testing import FakeBackend
 
-from .kit import Ask, loop_options
+from .kit import LATE, SENT, Ask, loop_options
 
 
 @pytest.fixture(params=["asyncio-virtual", "trio-virtual"])
@@ -21,7 +23,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture(params=["chat", "stream"])
 def ask(request: pytest.FixtureRequest) -> Ask:
-    return Ask(request.param)
+    virtual = "virtual" in request.node.name
+    return Ask(request.param, TINY if virtual else LATE)
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +45,16 @@ def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     LATER.settle()  # of a stream whose event loop is gone
     check(otel)
     otel.close()
+
+
+@pytest.fixture(autouse=True)
+def what_was_sent_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the backends themselves, for `Ask` to compare it with the attempts that are told."""
+    begin = FakeBackend._begin
+
+    def begun(backend: FakeBackend, request: Any, *, stream: bool) -> Any:
+        if (sent := SENT.get()) is not None:
+            sent.append(backend)
+        return begin(backend, request, stream=stream)
+
+    monkeypatch.setattr(FakeBackend, "_begin", begun)

@@ -10,12 +10,14 @@ import contextlib
 import random
 import selectors
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import anyio
 import pytest
 import sniffio
 import trio
+from tests.accounts import accounts_for
 from trio.testing import MockClock
 
 from resilient_llm import AsyncClient, ChatReply, LLMError, RetryBudget
@@ -24,6 +26,7 @@ from resilient_llm.testing import FakeBackend
 T = TypeVar("T")
 LATE = 2.0  # seconds over its bound that a call on real sockets is allowed on a busy machine; the promise is 0.05
 DEADLOCK = 5.0  # real seconds after which a virtual loop that waits for nothing is taken to be stuck
+SENT: ContextVar[list[FakeBackend] | None] = ContextVar("sent", default=None)  # those that a call has reached
 REAL = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"], indirect=True)
 
 
@@ -70,12 +73,37 @@ def client(*routes: Any, seed: int = 1, **options: Any) -> AsyncClient:
 
 
 class Ask:
-    """A call, as `chat` or as `stream`: the same arguments, the same result."""
+    """A call, as `chat` or as `stream`: the same arguments, the same result. It accounts for itself, or else it fails.
 
-    def __init__(self, way: str) -> None:
-        self.way = way
+    Attributes:
+        between: seconds that may pass unnoticed: none in virtual time.
+    """
+
+    def __init__(self, way: str, between: float = LATE) -> None:
+        self.way, self.between = way, between
 
     async def __call__(self, llm: AsyncClient, messages: Any = "hi", **options: Any) -> ChatReply:
+        clock, sent = llm._engine._clock, list[FakeBackend]()
+        between = self.between if clock is anyio.current_time else LATE
+        began, token = clock(), SENT.set(sent)
+        outcome: ChatReply | LLMError | None = None
+        try:
+            outcome = await self._ask(llm, messages, **options)
+            return outcome
+        except LLMError as error:
+            outcome = error
+            raise
+        finally:
+            SENT.reset(token)
+            if outcome is not None:
+                accounts_for(outcome, clock() - began, between=between)
+                told = iter(outcome.attempts)
+                names = {id(leg.backend): leg.name for leg in llm._legs}
+                for backend in sent:
+                    name = names.get(id(backend))
+                    assert name is None or any(one.route == name for one in told), "an attempt is not told"
+
+    async def _ask(self, llm: AsyncClient, messages: Any, **options: Any) -> ChatReply:
         if self.way == "chat":
             return await llm.chat(messages, **options)
         async with llm.stream(messages, **options) as stream:
@@ -158,3 +186,21 @@ async def cancelled_at(number: int, work: Coroutine[Any, Any, object]) -> bool:
         with contextlib.suppress(LLMError):
             await at_checkpoint(number, work, lambda: (reached.append(number), scope.cancel()))
     return bool(reached)
+
+
+async def left_twice(first: int, second: int, work: Coroutine[Any, Any, object]) -> bool:
+    """Cancels an inner scope at one checkpoint and an outer one so many later. False if it never came to the first."""
+    reached: list[anyio.CancelScope] = []
+
+    def leave(scope: anyio.CancelScope) -> None:
+        reached.append(scope)
+        scope.cancel()
+
+    with anyio.CancelScope() as outer, anyio.CancelScope() as inner, contextlib.suppress(LLMError):
+        once = at_checkpoint(first, work, lambda: leave(inner))
+
+        async def again() -> None:
+            await once
+
+        await at_checkpoint(first + second, again(), lambda: leave(outer))
+    return inner in reached

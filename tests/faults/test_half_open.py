@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from resilient_llm import AsyncClient, CircuitBreaker, DeadlineExceeded, LLMError, Retry, RetryBudget, Timeouts
+from resilient_llm import CircuitBreaker, DeadlineExceeded, LLMError, Retry, RetryBudget, Timeouts
 from resilient_llm.errors import BackendFailed, CircuitOpen, RateLimited, ServerError
 from resilient_llm.testing import hang, say, status
 
@@ -166,9 +166,13 @@ async def test_a_wall_clock_that_jumps_by_an_hour_moves_no_deadline_and_no_break
     await every_way(check)
 
 
-async def test_a_client_of_an_open_breaker_waits_for_nothing() -> None:
-    breaker = CircuitBreaker(mode="forced_open")
-    with serve("openai", say("no")) as (server, route):
-        async with AsyncClient(route(breaker=breaker)) as llm:
-            await error_within(0.05, llm.chat("hi"), CircuitOpen)
-        assert server.requests == []
+@pytest.mark.invariant(9, 43)
+async def test_a_client_of_an_open_breaker_waits_for_nothing_and_sends_nothing() -> None:
+    async def check(way: str, kind: str, case: None) -> None:
+        with serve(kind, say("no")) as (server, route):
+            async with door(way, route(breaker=CircuitBreaker(mode="forced_open"))) as ask:
+                await error_within(0.0, ask(timeout=20), CircuitOpen)
+            assert server.requests == []
+            assert server.connections == 0
+
+    await every_way(check)
