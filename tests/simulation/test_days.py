@@ -1,4 +1,4 @@
-"""Half a day on each event loop, from a seed; the same seed gives the same decisions; a broken promise is noticed."""
+"""A day on each event loop, from a seed; the same seed gives the same decisions; a broken promise is noticed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ each_loop = pytest.mark.parametrize("loop", LOOPS)
 
 @pytest.mark.invariant(2, 3, 4, 5, 15, 16, 17, 21, 31, 34, 42)
 @each_loop
-def test_half_a_day_breaks_no_promise(loop: str) -> None:
-    story = simulate(2026, 0.5, loop)
-    assert story.calls > 1000
-    assert story.transitions > 100
+def test_a_day_breaks_no_promise(loop: str) -> None:
+    story = simulate(2026, 1, loop)
+    assert story.calls > 2000
+    assert story.transitions > 200
     kinds = {"cancelled", "left", "DeadlineExceeded", "AllRoutesFailed", "StreamInterrupted"}
     assert kinds <= story.ends.keys()  # a day in which nothing goes wrong would show nothing
 
@@ -130,3 +130,25 @@ def test_a_promise_that_is_broken_on_purpose_is_noticed_and_the_seed_is_told(
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     assert isinstance(error, AssertionError)
+
+
+_BROKEN = """
+import pytest
+from tests.simulation import __main__ as command
+from tests.simulation.test_days import a_piece_that_comes_twice as sabotage
+sabotage(pytest.MonkeyPatch())
+command.main()
+"""
+
+
+def test_a_failure_prints_the_command_that_plays_it_again() -> None:
+    """Without a seed, as `make simulate` does it: the one from the clock is told, and gives the very same failure."""
+    given, said = ["--days", "2"], []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", _BROKEN, *given], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode != 0
+        (replay,) = {line for line in done.stderr.splitlines() if "replay: python -m tests.simulation " in line}
+        said.append(done.stderr.replace(str(ROOT), ""))
+        given = replay.partition("tests.simulation ")[2].split()
+        assert given[0] == "--seed"
+    assert said[0] == said[1]
