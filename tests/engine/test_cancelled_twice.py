@@ -14,7 +14,7 @@ from resilient_llm import AsyncClient, LLMError, RateLimit, Retry, RetryBudget, 
 from resilient_llm.errors import RateLimited, ServerError
 from resilient_llm.testing import FakeBackend, cut, fail, hang, say, slow_close, stall
 
-from .kit import assert_nothing_held, at_checkpoint, client, living_tasks
+from .kit import assert_nothing_held, at_checkpoint, client, left_twice, living_tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -53,24 +53,6 @@ SCENARIOS: dict[str, Callable[[], list[Route]]] = {
         route(fail(ServerError("no")), say("a"), name="a", rate=RateLimit(requests_per_minute=6)),
     ],
 }
-
-
-async def left_twice(first: int, second: int, work: Any) -> bool:
-    """Cancels an inner scope at one checkpoint and an outer one so many later. False if it never came to the first."""
-    reached = []
-
-    def leave(scope: anyio.CancelScope) -> None:
-        reached.append(scope)
-        scope.cancel()
-
-    with anyio.CancelScope() as outer, anyio.CancelScope() as inner, contextlib.suppress(LLMError):
-        once = at_checkpoint(first, work, lambda: leave(inner))
-
-        async def again() -> None:
-            await once
-
-        await at_checkpoint(first + second, again(), lambda: leave(outer))
-    return inner in reached
 
 
 @pytest.mark.invariant(1, 3, 24)

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import httpx2
 import pytest
 
-from resilient_llm import AsyncClient, Ollama, OpenAICompatible, Retry, Route
+from resilient_llm import AsyncClient, CircuitBreaker, Ollama, OpenAICompatible, Retry, Route, Timeouts
 from resilient_llm._detached import running_loop
-from resilient_llm.testing import FakeOllama, FakeOpenAI, FakeServer, cut, say, slow_close, stall, status
+from resilient_llm.testing import (
+    FakeOllama,
+    FakeOpenAI,
+    FakeServer,
+    comments,
+    cut,
+    dribble,
+    ends,
+    error_line,
+    hang,
+    malformed,
+    reset,
+    say,
+    slow_close,
+    stall,
+    status,
+)
 
-from .kit import REAL, assert_nothing_held, cancelled_at, living_tasks
+from .kit import REAL, assert_nothing_held, cancelled_at, left_twice, living_tasks
 
 pytestmark = [pytest.mark.anyio, REAL]
 STREAMS = 1000
@@ -83,6 +100,51 @@ async def test_a_cancellation_at_every_checkpoint_leaves_no_connection_in_use(
             await settled(llm, near, far)
     assert 5 < number < 199
     assert living_tasks() <= tasks + 1  # httpcore's pool may end one of its own a moment later
+
+
+FAULTS = {
+    "silence": hang(),
+    "headers, then silence": hang(after_headers=True),
+    "comments only": comments(gap=0.005),
+    "dribble": dribble(0.005),
+    "a stall": stall("a"),
+    "a clean end": ends("a"),
+    "a reset": reset(),
+    "garbage": malformed(b"\x00\xff\n\n", after=["a"]),
+    "an error in mid-answer": error_line("CUDA error", after=["a"]),
+    "a dribbled error": dribble(0.005, status(500)),
+    "a refusal for a while": status(429, "slow down", {"Retry-After": "0.01"}),
+}
+
+
+@pytest.mark.invariant(1, 40)
+@pytest.mark.parametrize("work", [chat, stream])
+async def test_in_every_fault_a_cancellation_or_two_at_every_checkpoint_leave_no_connection_in_use(
+    work: Callable[[AsyncClient], Coroutine[Any, Any, None]],
+) -> None:
+    """All faults at once: what they cost is waiting. The second cancellation comes at once, or one or two later."""
+    tasks, limits = living_tasks(), Timeouts(first_token=0.03, between_tokens=0.03)
+
+    async def sweep(fault: str) -> None:
+        with FakeOllama(FAULTS[fault]) as near, FakeOpenAI(say("a", "b", gap=0.001)) as far:
+            first = Route(local(near), timeouts=limits, breaker=CircuitBreaker(mode="observe_only"))
+            async with AsyncClient(first, hosted(far), timeout=5) as llm:
+                for twice in (False, True):
+                    for number in range(1, 200):
+                        doing = work(llm)
+                        if not await (left_twice(number, number % 3, doing) if twice else cancelled_at(number, doing)):
+                            break
+                        assert_nothing_held(llm)
+                    assert 5 < number < 199, fault
+                await settled(llm, near, far)
+
+    async with anyio.create_task_group() as group:
+        for fault in FAULTS:
+            group.start_soon(sweep, fault)
+    with anyio.move_on_after(5):
+        while living_tasks() > tasks:  # what is detached ends by itself
+            await anyio.sleep(0.01)
+    assert living_tasks() <= tasks
 
 
 async def impatient(llm: AsyncClient, rng: random.Random, count: int) -> None:
