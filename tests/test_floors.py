@@ -178,9 +178,43 @@ def test_no_file_is_crowded(path: Path) -> None:
             assert length <= 55, f"{node.name} has {length} lines"
 
 
-@pytest.mark.parametrize("path", files(), ids=name_of)
-def test_the_library_reads_no_clock_of_its_own_where_time_decides(path: Path) -> None:
-    """Instants come from the client's clock; only a date in a header needs the wall clock."""
-    if name_of(path).partition(".")[0] in ("wire", "policies", "_engine", "_run", "_watch", "_stream", "_leg"):
-        calls = {ast.unparse(one.func) for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, ast.Call)}
-        assert not calls & {"time.time", "time.monotonic", "datetime.now", "random.random", "random.uniform"}
+# What is not an argument: instants, chance, and the wait for either. A clock may be the default of an argument.
+CLOCKS = {"time", "random", "datetime", "secrets", "uuid"}
+DECIDES = ("wire", "policies", "sentinels", "_engine", "_run", "_watch", "_stream", "_leg", "_call", "_deadline")
+DEFAULTS = {
+    "policies.breaker": {"time.monotonic"},  # of a breaker that is used alone
+    "_deadline": {"time.monotonic"},  # of a block that knows no client
+    "wire._hints": {"time.time"},  # a date in a header is one of the calendar
+}
+MAKES_ITS_OWN = {"policies._shared": {"random.Random"}}  # processes must not look at a file in step
+MAY_WAIT = {"policies.bulkhead", "policies._slots"}  # the queue
+
+
+def decides(path: Path) -> bool:
+    return name_of(path).partition(".")[0] in DECIDES
+
+
+def of_clocks(nodes: Iterator[ast.AST]) -> set[str]:
+    """What is used of the modules that know the time or chance, such as `time.monotonic`."""
+    attributes = (one for one in nodes if isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name))
+    return {ast.unparse(one) for one in attributes if one.value.id in CLOCKS}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("path", [path for path in files() if decides(path)], ids=name_of)
+def test_where_decisions_are_made_time_and_chance_are_arguments(path: Path) -> None:
+    tree, name = ast.parse(path.read_text()), name_of(path)
+    hidden = {alias.name for one in ast.walk(tree) if isinstance(one, ast.ImportFrom) and one.module in CLOCKS
+              for alias in one.names}  # fmt: skip
+    assert hidden <= {"UTC", "datetime"}, "as attributes of their modules they can be seen"
+    called = of_clocks(one.func for one in ast.walk(tree) if isinstance(one, ast.Call))
+    assert called - {"datetime.fromisoformat", "datetime.fromtimestamp"} <= MAKES_ITS_OWN.get(name, set())
+    used = of_clocks(ast.walk(tree)) - called
+    assert used - {"random.Random", "datetime.fromisoformat", "datetime.datetime"} <= DEFAULTS.get(name, set())
+
+
+@pytest.mark.parametrize("path", [path for path in files() if decides(path)], ids=name_of)
+def test_nothing_pure_waits_but_the_queue(path: Path) -> None:
+    waiting = (ast.Await, ast.AsyncFor, ast.AsyncWith)
+    waits = any(isinstance(one, waiting) for one in ast.walk(ast.parse(path.read_text())))
+    if name_of(path) not in ("_engine", "_run", "_stream"):
+        assert waits == (name_of(path) in MAY_WAIT)
