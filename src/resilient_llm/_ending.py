@@ -35,10 +35,13 @@ NOTHING = Usage()
 
 def judge(run: Run, permit: Permit, error: BaseException | None, now: float) -> None:
     """What the attempt says about the server's health."""
+    if error is None:
+        permit.success(now)
+        return
     fault = error.fault if isinstance(error, LLMError) else None
     in_a_hurry = isinstance(error, DeadlineExceeded) or (isinstance(error, LIMITS) and fault is None)
-    cut = error is not None and (in_a_hurry or not isinstance(error, LLMError))
-    if error is None or fault == "caller":
+    cut = in_a_hurry or not isinstance(error, LLMError)
+    if fault == "caller":
         permit.success(now)
     elif fault == "backend" and isinstance(error, LLMError):
         permit.failure(now, slow=isinstance(error, SILENT), retry_after=error.retry_after)
@@ -53,10 +56,10 @@ def judge(run: Run, permit: Permit, error: BaseException | None, now: float) -> 
 def settle(run: Run, slot: Slot[Ticket], error: BaseException | None, now: float) -> None:
     """What the attempt says about the server's limits."""
     bulkhead, before = run.leg.bulkhead, run.leg.bulkhead.slots
-    if isinstance(error, THROTTLES) and not getattr(error, "oversize", False):
-        bulkhead.throttled(slot, now)
-    elif error is None:
+    if error is None:
         bulkhead.answered(now)
+    elif isinstance(error, THROTTLES) and not getattr(error, "oversize", False):
+        bulkhead.throttled(slot, now)
     after = bulkhead.slots
     if after != before and before is not None and after is not None and run.call.tell is not None:
         run.call.tell(SlotsChanged(run.leg.name, before, after))

@@ -239,7 +239,9 @@ class Engine:
             legs = [leg for leg in legs if leg.route.space]
         if isinstance(call.request, EmbedRequest) and legs:
             legs = [leg for leg in legs if leg.space == legs[0].space]
-        allowed = [leg for leg in legs if leg.zone is None or not beyond(leg.zone, call.zone)]
+        allowed = legs
+        if call.zone is not None:
+            allowed = [leg for leg in legs if leg.zone is None or not beyond(leg.zone, call.zone)]
         if not allowed:
             raise NoEligibleRoute(_why(legs, call))
         now = self._clock()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -40,6 +41,7 @@ from resilient_llm._watch import Watch
 from resilient_llm.backends.base import Batches
 from resilient_llm.policies._admission import Admission, Ticket
 from resilient_llm.policies.bulkhead import Slot
+from resilient_llm.sentinels import Lookout
 from resilient_llm.wire import WireEvent
 from resilient_llm.wire._patience import say_left
 
@@ -97,7 +99,7 @@ class Run:
         """
         call, leg, now = self.call, self.leg, self.call.clock()
         by = call.deadline.first_token_by(reserve)
-        if leg.told_until > min(by, call.deadline.ambient):
+        if leg.told_until > now and leg.told_until > min(by, call.deadline.ambient):
             wait, left = leg.told_until - now, min(by, call.deadline.ambient) - now
             raise DeadlineUnattainable(
                 f"the server said to come back in {wait:.3g} s, but {left:.3g} s are left", retry_after=wait
@@ -130,7 +132,7 @@ class Run:
             left = say_left(min(deadline.at, deadline.ambient) - self.call.clock())
             self.watch.headers += tuple((name.encode(), value.encode()) for name, value in left.items())
         if isinstance(request, ChatRequest):
-            self.gathered.watched(lambda: leg.sentinel.lookout(request, leg.window))
+            self.gathered.watched(partial(_lookout, leg, request))
         opened = leg.backend.open(request, self.watch, stream=leg.streams)
         self.batches = await opened.__aenter__()
         self._opened = opened
@@ -249,3 +251,7 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.leg.name}, attempt {self.number})"
+
+
+def _lookout(leg: Leg, request: ChatRequest) -> Lookout:
+    return leg.sentinel.lookout(request, leg.window)
