@@ -14,9 +14,11 @@ import pytest
 from resilient_llm import (
     AsyncClient,
     Bulkhead,
+    ChatRequest,
     CircuitBreaker,
     Client,
     ContextGuard,
+    Message,
     RateLimit,
     Retry,
     RetryBudget,
@@ -31,7 +33,7 @@ from resilient_llm.policies._queue import Queue
 from resilient_llm.policies._slots import Limit, Tokens, Waiter
 from resilient_llm.policies.rate import Reservation
 from resilient_llm.policies.timeouts import resolve
-from resilient_llm.policies.tokens import Estimates
+from resilient_llm.policies.tokens import Estimates, Extent
 from resilient_llm.testing import FakeBackend
 
 pytestmark = pytest.mark.anyio
@@ -80,6 +82,7 @@ async def test_they_say_what_it_is_and_what_state_it_is_in() -> None:
         repr(Limit(4)): "Limit(4, 0 answers towards the next)",
         repr(Queue()): "Queue(0 in 0 lanes)",
         repr(Estimates()): "Estimates(0 parts known)",
+        repr(Extent(ChatRequest((Message("user", "hello"),)))): "Extent(5 characters, 0 images)",
         repr(room): "Reservation(100 tokens, open)",
         repr(room._counted): "_Counted(100 tokens at 0)",
         repr(rate): "RateLimit(60 requests and 900 tokens a minute, 100 tokens taken)",

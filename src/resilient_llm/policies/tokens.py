@@ -155,6 +155,9 @@ class Extent:
             self._bytes = sum(map(_bytes, self._texts))
         return self._bytes <= room
 
+    def __repr__(self) -> str:
+        return f"Extent({self.chars} characters, {self.images} images)"
+
 
 def size(request: ChatRequest) -> int:
     """How much there is to count, in characters."""
