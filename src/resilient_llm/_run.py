@@ -18,18 +18,13 @@ from resilient_llm._call import Call, outcome_of
 from resilient_llm._ending import NOTHING, judge, record_of, settle
 from resilient_llm._errors import (
     BackendFailed,
-    ConnectTimeout,
     ContextOverflow,
     DeadlineExceeded,
     DeadlineUnattainable,
-    FirstTokenTimeout,
     LLMError,
-    LoadTimeout,
     OutputInvalid,
     Overloaded,
-    Rejected,
     StreamInterrupted,
-    StreamStalled,
 )
 from resilient_llm._events import AnswerDegraded, AttemptEnded, AttemptStarted, FirstToken
 from resilient_llm._gathered import Gathered
@@ -45,8 +40,6 @@ from resilient_llm.sentinels import Lookout
 from resilient_llm.wire import WireEvent
 from resilient_llm.wire._patience import say_left
 
-# In their words there are none of a server's, which quotes prompts; and a long prompt takes a while to be looked for.
-OURS = (Rejected, DeadlineExceeded, ConnectTimeout, LoadTimeout, FirstTokenTimeout, StreamStalled)
 log = logging.getLogger("resilient_llm")
 
 
@@ -217,7 +210,7 @@ class Run:
         if self.watch is not None:
             self.watch.finish()
         failure = error if isinstance(error, LLMError) else None
-        if failure is not None and not isinstance(failure, OURS):
+        if failure is not None:
             unquote(failure, self.call.request)
         slot, self.slot = self.slot, None
         try:
