@@ -90,9 +90,14 @@ async def test_they_say_what_it_is_and_what_state_it_is_in() -> None:
         during: "Guarded(Permit(normal, generation 0))",
         repr(RetryBudget()): "RetryBudget(10.0 of 10 left, +0.1 a call)",
         repr(Bulkhead(2)): "Bulkhead(0 of 2 slots in use, 0 queued)",
+        repr(Bulkhead(2, 8)): "Bulkhead(0 of 2 slots in use, at most 8, 0 queued)",
         repr(breaker): (
             "CircuitBreaker(closed, 0 of 5 failures in a row, 0 of 1 failed, opens at 50% of 5 to 20, for 5 to 30 s,"
             " closes after 2 successes, lease 120 s)"
+        ),
+        repr(CircuitBreaker(successes=1)): (
+            "CircuitBreaker(closed, 0 of 5 failures in a row, 0 of 0 failed, opens at 50% of 5 to 20, for 5 to 30 s,"
+            " closes after 1 success, lease 120 s)"
         ),
         repr(Timeouts(connect=1)): "Timeouts(connect=1, load=None, first_token=None, between_tokens=None)",
         repr(Retry()): "Retry(attempts=None, wait=None, patience=3.0)",
