@@ -32,10 +32,12 @@ def accept(run: Run) -> None:
         return
     window, estimate = leg.cuts_at, call.estimates.by(leg.family)
     learned, decided = _cut(leg, sent, done, window, estimate, call.estimates.extent(sent))
+    if not (learned or decided or done.degraded):
+        return
     decides = (*done.degraded, "prompt_truncated") if decided else done.degraded
     if learned or decided:
         done.degraded = (*done.degraded, "prompt_truncated")
-    if done.degraded and call.tell is not None:
+    if call.tell is not None:
         call.tell(AnswerDegraded(call.number, leg.name, run.number, done.degraded, done.cause))
     if leg.sentinel.empty == "fail" and "thinking_ate_budget" in done.degraded:
         raise OutputInvalid("the model used its limit up in thinking and said nothing", kind="empty")

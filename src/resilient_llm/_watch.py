@@ -75,7 +75,7 @@ class Watch:
         self._deadline, self._reserve = deadline, reserve
         self._since = clock()
         self._offset = anyio.current_time() - self._since
-        self._ends = self._end(self.phase, self._since)
+        self._ends = min(self._since + limits.first_token, deadline.first_token_by(reserve))
         self._rearm, self.asked = 0.0, -math.inf
         self._hopeless = ""
         self._scope = anyio.CancelScope(deadline=self._ends + self._offset)
@@ -84,10 +84,6 @@ class Watch:
         limits = self.limits
         limit: float = limits.between_tokens if phase == "stream" else getattr(limits, phase)
         return limit
-
-    def _end(self, phase: Phase, now: float) -> float:
-        last = self._deadline.at if phase == "stream" else self._deadline.first_token_by(self._reserve)
-        return min(now + self._limit(phase), last)
 
     @property
     def scope(self) -> anyio.CancelScope:
@@ -102,20 +98,18 @@ class Watch:
         if phase == "stream":
             self._rearm = -math.inf  # by `progress`, if anybody waits for more under this scope
         else:
-            self._arm(now)
-
-    def _arm(self, now: float) -> None:
-        limit = self._limit(self.phase)
-        late = limit / SLACK if self.phase == "stream" and limit < math.inf else 0.0
-        self._ends = min(self._end(self.phase, now) + late, self._deadline.at)
-        self._rearm = now + late
-        self._scope.deadline = self._ends + self._offset
+            self._ends = min(now + self._limit(phase), self._deadline.first_token_by(self._reserve))
+            self._scope.deadline = self._ends + self._offset
 
     def progress(self) -> float:
         """The next tokens are waited for under the one scope: the gap limit counts anew. Gives the instant."""
         now = self.clock()
         if now > self._rearm:
-            self._arm(now)
+            gap = self.limits.between_tokens
+            late = gap / SLACK if gap < math.inf else 0.0
+            self._ends = min(now + gap + late, self._deadline.at)
+            self._rearm = now + late
+            self._scope.deadline = self._ends + self._offset
         return now
 
     def instant(self, seconds: float) -> float:
