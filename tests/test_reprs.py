@@ -74,38 +74,34 @@ async def test_they_say_what_it_is_and_what_state_it_is_in() -> None:
     before = repr(alone)
     with alone:
         during = repr(alone)
-    shown = {
-        repr(waiter): "Waiter(waits, from 1 to 9.5, again at None)",
-        repr(watch): "Watch(in connect until 4, now 2; spent: first_token 0 s)",
-        repr(tokens): "Tokens(0 free, 1 owed)",
-        repr(Limit(4, 8)): "Limit(4 of at most 8, 0 answers towards the next)",
-        repr(Limit(4)): "Limit(4, 0 answers towards the next)",
-        repr(Queue()): "Queue(0 in 0 lanes)",
-        repr(Estimates()): "Estimates(0 parts known)",
-        repr(Extent(ChatRequest((Message("user", "hello"),)))): "Extent(5 characters, 0 images)",
-        repr(room): "Reservation(100 tokens, open)",
-        repr(room._counted): "_Counted(100 tokens at 0)",
-        repr(rate): "RateLimit(60 requests and 900 tokens a minute, 100 tokens taken)",
-        before: "Guarded(not entered)",
-        during: "Guarded(Permit(normal, generation 0))",
-        repr(RetryBudget()): "RetryBudget(10.0 of 10 left, +0.1 a call)",
-        repr(Bulkhead(2)): "Bulkhead(0 of 2 slots in use, 0 queued)",
-        repr(Bulkhead(2, 8)): "Bulkhead(0 of 2 slots in use, at most 8, 0 queued)",
-        repr(breaker): (
-            "CircuitBreaker(closed, 0 of 5 failures in a row, 0 of 1 failed, opens at 50% of 5 to 20, for 5 to 30 s,"
-            " closes after 2 successes, lease 120 s)"
-        ),
-        repr(CircuitBreaker(successes=1)): (
-            "CircuitBreaker(closed, 0 of 5 failures in a row, 0 of 0 failed, opens at 50% of 5 to 20, for 5 to 30 s,"
-            " closes after 1 success, lease 120 s)"
-        ),
-        repr(Timeouts(connect=1)): "Timeouts(connect=1, load=None, first_token=None, between_tokens=None)",
-        repr(Retry()): "Retry(attempts=None, wait=None, patience=3.0)",
-        repr(AsyncClient(FakeBackend(name="a"), FakeBackend(name="b"))): "AsyncClient(a, b)",
-        repr(AsyncClient(FakeBackend(name="a"))._engine): "Engine(a)",
-        repr(Client(FakeBackend(name="a"))): "Client(a)",
-    }
-    assert list(shown) == list(shown.values())
+    closed = "CircuitBreaker(closed, 0 of 5 failures in a row,"
+    opens = "opens at 50% of 5 to 20, for 5 to 30 s,"
+    shown = [
+        (repr(waiter), "Waiter(waits, from 1 to 9.5, again at None)"),
+        (repr(watch), "Watch(in connect until 4, now 2; spent: first_token 0 s)"),
+        (repr(tokens), "Tokens(0 free, 1 owed)"),
+        (repr(Limit(4, 8)), "Limit(4 of at most 8, 0 answers towards the next)"),
+        (repr(Limit(4)), "Limit(4, 0 answers towards the next)"),
+        (repr(Queue()), "Queue(0 in 0 lanes)"),
+        (repr(Estimates()), "Estimates(0 parts known)"),
+        (repr(Extent(ChatRequest((Message("user", "hello"),)))), "Extent(5 characters, 0 images)"),
+        (repr(room), "Reservation(100 tokens, open)"),
+        (repr(room._counted), "_Counted(100 tokens at 0)"),
+        (repr(rate), "RateLimit(60 requests and 900 tokens a minute, 100 tokens taken)"),
+        (before, "Guarded(not entered)"),
+        (during, "Guarded(Permit(normal, generation 0))"),
+        (repr(RetryBudget()), "RetryBudget(10.0 of 10 left, +0.1 a call)"),
+        (repr(Bulkhead(2)), "Bulkhead(0 of 2 slots in use, 0 queued)"),
+        (repr(Bulkhead(2, 8)), "Bulkhead(0 of 2 slots in use, at most 8, 0 queued)"),
+        (repr(breaker), f"{closed} 0 of 1 failed, {opens} closes after 2 successes, lease 120 s)"),
+        (repr(CircuitBreaker(successes=1)), f"{closed} 0 of 0 failed, {opens} closes after 1 success, lease 120 s)"),
+        (repr(Timeouts(connect=1)), "Timeouts(connect=1, load=None, first_token=None, between_tokens=None)"),
+        (repr(Retry()), "Retry(attempts=None, wait=None, patience=3.0)"),
+        (repr(AsyncClient(FakeBackend(name="a"), FakeBackend(name="b"))), "AsyncClient(a, b)"),
+        (repr(AsyncClient(FakeBackend(name="a"))._engine), "Engine(a)"),
+        (repr(Client(FakeBackend(name="a"))), "Client(a)"),
+    ]
+    assert [said for said, _ in shown] == [expected for _, expected in shown]
     assert repr(Admission(breaker, rate, 5)) == f"Admission({breaker!r}, {rate!r}, 5 tokens, by {math.inf})"
     assert repr(Route(FakeBackend(name="a"), retry=Retry(), guard=ContextGuard())) == (
         "Route(FakeBackend('a', 0 requests, 0 active), retry=Retry(attempts=None, wait=None, patience=3.0),"
