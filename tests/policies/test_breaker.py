@@ -55,6 +55,9 @@ class Model:
         return BIG if self.start >= 8 else self.start
 
     def refuses(self, now: float) -> bool:
+        return self.mode == "forced_open" or (self.mode == "auto" and self.is_full(now))
+
+    def is_full(self, now: float) -> bool:
         if self.name == "open":
             return now < self.until
         return len([end for end in self.flying.values() if end > now]) >= self.places()
@@ -131,6 +134,10 @@ class BreakerMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
 
+    @rule(mode=st.sampled_from(["auto", "auto", "forced_open", "observe_only"]))
+    def change_mode(self, mode: str) -> None:
+        self.breaker.mode = self.model.mode = mode
+
     @rule()
     def reach_the_end_of_the_opening(self) -> None:
         if self.model.name == "open":
@@ -143,9 +150,15 @@ class BreakerMachine(RuleBasedStateMachine):
         if refused is not None:
             with pytest.raises(CircuitOpen) as caught:
                 self.breaker.admit(self.now)
-            assert caught.value.retry_after == refused.retry_after > 0
+            assert caught.value.retry_after == refused.retry_after
+            assert self.model.mode == "forced_open" or (refused.retry_after or 0) > 0
             return
+        full = self.model.is_full(self.now)
         permit = self.breaker.admit(self.now)
+        if full:  # it only observes, and what it would have refused says nothing
+            assert permit.role == "normal"
+            self.live.append((permit, -1))
+            return
         self.model.admit(permit, self.now)
         assert (permit.role == "probe") == (self.model.name == "half-open")
         self.live.append((permit, self.model.era))
@@ -190,7 +203,8 @@ class BreakerMachine(RuleBasedStateMachine):
     @invariant()
     def agrees_with_the_model(self) -> None:
         due = self.model.name == "open" and self.now >= self.model.until
-        assert self.breaker.state(self.now) == ("half-open" if due else self.model.name)
+        name = "half-open" if due else self.model.name
+        assert self.breaker.state(self.now) == ("open" if self.model.mode == "forced_open" else name)
         seen = self.breaker.snapshot(self.now)
         if seen.state == "closed":
             assert (BIG if seen.limit is None else seen.limit) == self.model.places()

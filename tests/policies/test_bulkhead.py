@@ -54,18 +54,34 @@ async def settled(bulkhead: Bulkhead, queued: int) -> None:
 
 
 class Queue:
-    """The model: a list of who waits and a count of slots."""
+    """The model: a list of who waits, a count of slots, and the rule by which that moves."""
 
-    def __init__(self, slots: int) -> None:
-        self.free = slots
+    def __init__(self, slots: int, ceiling: int = 0) -> None:
+        self.slots, self.ceiling, self.held = slots, ceiling, 0
+        self.began: dict[int, float] = {}
+        self.answers, self.shrunk = 0, -1.0
         self.waiting: list[int] = []
         self.deadlines: dict[int, float] = {}
         self.groups: dict[int, str] = {}
         self.shut: set[str] = set()
         self.ends: dict[int, str] = {}
 
+    def takes(self, number: int, now: float) -> None:
+        self.held += 1
+        self.began[number] = now
+
+    def throttled(self, number: int, now: float) -> None:
+        if self.ceiling and self.began[number] > self.shrunk:
+            self.slots, self.shrunk, self.answers = max(1, self.slots * 7 // 10), now, 0
+
+    def answered(self) -> None:
+        if self.slots < self.ceiling and self.held >= self.slots / 2:
+            self.answers += 1
+            if self.answers == self.slots:
+                self.slots, self.answers = self.slots + 1, 0
+
     def dispatch(self, now: float) -> None:
-        while self.free and self.waiting:
+        while self.held < self.slots and self.waiting:
             first = self.waiting.pop(0)
             if self.deadlines[first] <= now:
                 self.ends[first] = "expired"
@@ -73,15 +89,15 @@ class Queue:
                 self.ends[first] = "refused"
             else:
                 self.ends[first] = "granted"
-                self.free -= 1
+                self.takes(first, now)
 
 
 class BulkheadMachine(RuleBasedStateMachine):
-    @initialize(slots=st.integers(1, 3))
-    def start(self, slots: int) -> None:
+    @initialize(slots=st.integers(1, 3), more=st.sampled_from([None, None, 0, 3]))
+    def start(self, slots: int, more: int | None) -> None:
+        ceiling = None if more is None else slots + more
         self.loop = asyncio.new_event_loop()
-        self.bulkhead, self.model, self.now = Bulkhead(slots), Queue(slots), 0.0
-        self.slots = slots
+        self.bulkhead, self.model, self.now = Bulkhead(slots, ceiling), Queue(slots, ceiling or 0), 0.0
         self.things: list[Thing] = []
         self.tasks: dict[int, asyncio.Task[Slot[Thing]]] = {}
         self.held: dict[int, Slot[Thing]] = {}
@@ -139,7 +155,7 @@ class BulkheadMachine(RuleBasedStateMachine):
     @rule(group=st.sampled_from("ab"))
     def try_at_once(self, group: str) -> None:
         number = len(self.model.deadlines)
-        free = self.model.free > 0
+        free = self.model.held < self.model.slots
         if free and group in self.model.shut:
             with pytest.raises(CircuitOpen):
                 self.bulkhead.try_acquire(self.taker(group), self.now)
@@ -147,7 +163,7 @@ class BulkheadMachine(RuleBasedStateMachine):
         slot = self.bulkhead.try_acquire(self.taker(group), self.now)
         assert (slot is not None) == free
         if slot is not None:
-            self.model.free -= 1
+            self.model.takes(number, self.now)
             self.model.deadlines[number], self.held[number] = self.now, slot
 
     @precondition(lambda self: self.held)
@@ -158,12 +174,28 @@ class BulkheadMachine(RuleBasedStateMachine):
         slot.release(self.now)
         if twice:
             slot.release(self.now)
-        self.model.free += 1
+        self.model.held -= 1
         self.model.dispatch(self.now)
         winners = [n for n, end in self.model.ends.items() if end == "granted" and n not in before]
         if cancel_the_winner and winners:  # granted, but its task has not run since
             self.tasks[winners[0]].cancel()
-            self.model.free += 1
+            self.model.held -= 1
+            self.model.dispatch(self.now)
+        self.run()
+
+    @precondition(lambda self: self.held)
+    @rule(pick=st.integers(0, 9))
+    def is_throttled(self, pick: int) -> None:
+        number = sorted(self.held)[pick % len(self.held)]
+        self.bulkhead.throttled(self.held[number], self.now)
+        self.model.throttled(number, self.now)
+
+    @precondition(lambda self: self.held)
+    @rule(times=st.integers(1, 3))
+    def is_answered(self, times: int) -> None:
+        for _ in range(times):
+            self.bulkhead.answered(self.now)
+            self.model.answered()
             self.model.dispatch(self.now)
         self.run()
 
@@ -190,13 +222,14 @@ class BulkheadMachine(RuleBasedStateMachine):
     @invariant()
     def agrees_with_the_model(self) -> None:
         seen = self.bulkhead.snapshot()
-        assert seen.inflight == self.slots - self.model.free == len(self.held)
+        assert seen.slots == self.model.slots
+        assert seen.inflight == self.model.held == len(self.held)
         assert seen.queued == len(self.model.waiting) == len(self.tasks)
         assert sum(not thing.released for thing in self.things) == len(self.held)
 
     @invariant()
     def no_slot_is_free_while_someone_waits(self) -> None:
-        assert not (self.bulkhead.queued and self.bulkhead.inflight < self.slots)
+        assert not (self.bulkhead.queued and self.bulkhead.inflight < self.model.slots)
 
 
 TestBulkheadAgainstItsModel = BulkheadMachine.TestCase

@@ -159,7 +159,7 @@ def bulkhead_state(machine: BulkheadMachine) -> Hashable:
 def test_a_bulkhead_keeps_its_rules_on_every_way_of_ten_steps(slots: int, loop: asyncio.AbstractEventLoop) -> None:
     def begin() -> BulkheadMachine:
         machine = BulkheadMachine.__new__(BulkheadMachine)
-        machine.loop, machine.slots, machine.now = loop, slots, 0.0
+        machine.loop, machine.now = loop, 0.0
         machine.bulkhead, machine.model = Bulkhead(slots), Queue(slots)
         machine.things, machine.tasks, machine.held = [], {}, {}
         return machine

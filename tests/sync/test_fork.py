@@ -72,6 +72,32 @@ show(llm.snapshot()["ollama:llama3.2"]["bulkhead"])
             assert (child.returncode, err, out) == (0, "", f"quick {free}\nchild 0\nslow\n{free}\n")
 
 
+def test_a_stream_that_another_thread_reads_with_an_async_client_holds_no_slot_in_the_child(process) -> None:
+    """And the parent gives its slot back once: who comes after it there has one, and so has the child's next call."""
+    script = """
+llm = AsyncClient(Route(ollama, bulkhead=Bulkhead(1), breaker=CircuitBreaker()))
+state = lambda: llm.snapshot()["ollama:llama3.2"]["bulkhead"]
+async def read():
+    async with llm.stream("slow") as stream:
+        show("".join([text async for text in stream.text()]))
+    show((await llm.chat("after", timeout=5)).text)
+def child():
+    async def ask():
+        for _ in range(2): show((await llm.chat("hi", timeout=5)).text, state())
+    asyncio.run(ask())
+thread = threading.Thread(target=lambda: asyncio.run(read()))
+thread.start()
+while not state().inflight: time.sleep(0.001)
+time.sleep(0.2)  # the first piece is there
+forked(child)
+thread.join()
+show(state())
+"""
+    free = "BulkheadSnapshot(slots=1, inflight=0, queued=0)"
+    out, _ = run(process, script, say("sl", "ow", gap=2.0), say("quick"), say("quick"), say("later"))
+    assert out == f"quick {free}\nquick {free}\nchild 0\nslow\nlater\n{free}\n"
+
+
 def test_a_lock_that_another_thread_holds_is_open_in_the_child(process) -> None:
     script = """
 breaker, bulkhead = CircuitBreaker(), Bulkhead(1)

@@ -300,6 +300,7 @@ async def test_the_listeners_of_the_user_hear_the_same(otel: Otel) -> None:
     assert [type(one) for one in told] == [type(one) for one in quiet]
 
 
+@pytest.mark.invariant(38)
 async def test_nothing_that_goes_wrong_in_here_is_the_callers_matter(otel: Otel, caplog: Any) -> None:
     class Broken:
         def __getattr__(self, name: str) -> Any:
