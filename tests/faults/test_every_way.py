@@ -42,6 +42,7 @@ ONCE = Retry(attempts=1)
 LIMIT = 0.3
 LONG = Timeouts(connect=60, load=60, first_token=60, between_tokens=60)
 SHORT = Timeouts(connect=20, first_token=LIMIT, between_tokens=LIMIT)
+ERROR_TIME = 1.0  # seconds that the body of an error is worth
 DRAIN = 0.05  # seconds that a whole answer waits for the end of its body, to use the connection again
 GAP = LIMIT * 17 / 16  # `chat` looks at its gap limit every 1/16 of it
 
@@ -88,6 +89,16 @@ async def test_a_fault_ends_by_the_limit_of_its_phase() -> None:
                 assert len(raised.attempts) == len(server.chats) == 1
 
     await every_way(check, FAULTS)
+
+
+async def test_a_dribbled_error_body_costs_a_second_at_most_where_there_is_time() -> None:
+    async def check(way: str, kind: str, code: int) -> None:
+        with serve(kind, dribble(0.001, status(code, "no " * 2000))) as (_, route):
+            async with door(way, route(timeouts=LONG, retry=ONCE)) as ask:
+                raised = await error_within(ERROR_TIME, ask(timeout=20), ServerError, ERROR_TIME, beyond=AT_ONCE)
+                assert raised.status == code
+
+    await every_way(check, [500])
 
 
 async def test_a_slow_close_keeps_no_answer_back() -> None:
