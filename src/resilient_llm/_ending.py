@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from resilient_llm._run import Run
 
 THROTTLES = (RateLimited, Overloaded)  # a server's way of saying that there is too much at once
-UNSENT = (ConnectFailed, ConnectTimeout, Rejected)  # the server has not counted it
+UNSENT = (ConnectFailed, ConnectTimeout, Rejected)
 LIMITS = (ConnectTimeout, FirstTokenTimeout)  # nobody's fault where the deadline left no more than that
 NOTHING = Usage()
 
@@ -63,10 +63,15 @@ def settle(run: Run, slot: Slot[Ticket], error: BaseException | None, now: float
     after = bulkhead.slots
     if after != before and before is not None and after is not None and run.call.tell is not None:
         run.call.tell(SlotsChanged(run.leg.name, before, after))
-    if slot.held.reservation is not None and not isinstance(error, UNSENT):
+    if slot.held.reservation is not None and not (error is not None and _unsent(run, error)):
         usage = _usage(run, error)
         counted = usage.input_tokens
         slot.held.reservation.settle(None if counted is None else counted + (usage.output_tokens or 0), now)
+
+
+def _unsent(run: Run, error: BaseException) -> bool:
+    """The server has not counted it: whoever left, or ran out of time, had not come to sending it."""
+    return isinstance(error, UNSENT) or (run.watch is not None and run.watch.phase in ("load", "connect"))
 
 
 def _usage(run: Run, error: BaseException | None) -> Usage:

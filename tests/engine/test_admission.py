@@ -171,6 +171,58 @@ async def test_what_was_never_sent_does_not_count(ask: Ask) -> None:
     assert llm.snapshot()["fake"]["rate"].tokens == 0
 
 
+@pytest.mark.invariant(34)
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 2.5])
+async def test_who_leaves_before_it_is_sent_takes_no_room_and_who_leaves_after_does(ask: Ask, seconds: float) -> None:
+    llm = client(limited(FakeBackend(say("ok", first=1), loads=1, connects=1), tokens=1_000))
+    with anyio.move_on_after(seconds):
+        await ask(llm, max_tokens=900)
+    assert (llm.snapshot()["fake"]["rate"].tokens > 0) is (seconds > 2)
+
+
+@pytest.mark.invariant(1, 34)
+async def test_who_is_cancelled_at_the_moment_of_its_turn_takes_no_room(ask: Ask) -> None:
+    backend = FakeBackend(say("a", first=5, usage=Usage(1, 1)))
+    llm = client(limited(backend, tokens=1_000, bulkhead=Bulkhead(1)))
+    async with anyio.create_task_group() as group:
+
+        async def in_front() -> None:
+            async with llm.stream("hi") as stream:
+                async for _ in stream:
+                    pass
+                assert llm.snapshot()["fake"]["rate"].tokens > 900  # the next was given all that it needs in this step
+                second.cancel()
+
+        second = anyio.CancelScope()
+        group.start_soon(in_front)
+        await anyio.sleep(1)
+        with second:
+            await ask(llm, max_tokens=900)
+    assert second.cancelled_caught
+    assert len(backend.requests) == 1
+    assert llm.snapshot()["fake"]["rate"].tokens == 2
+    assert_nothing_held(llm, backend)
+
+
+@pytest.mark.invariant(27)
+@pytest.mark.parametrize("slots", [1, 2, 5])
+async def test_what_a_request_did_not_use_goes_to_whoever_waits_for_it_at_once(ask: Ask, slots: int) -> None:
+    """Each reserves 600 of 1,000 tokens, which are not free before a minute is over, and uses 2 of them."""
+    backend = FakeBackend(say("a", first=5, usage=Usage(1, 1)))
+    llm = client(limited(backend, tokens=1_000, bulkhead=Bulkhead(slots)))
+    ended: list[float] = []
+
+    async def call() -> None:
+        await ask(llm, max_tokens=600, timeout=600)
+        ended.append(anyio.current_time() - began)
+
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(call)
+    assert ended == pytest.approx([5, 10, 15, 20])
+
+
 async def test_an_embedding_counts_its_texts() -> None:
     llm = client(limited(FakeBackend(say("x", usage=Usage(40))), tokens=100_000))
     await llm.embed(["word " * 40])

@@ -52,7 +52,7 @@ class World:
 
     def __init__(self, fault: Any) -> None:
         self.backends = [
-            FakeBackend(fault, name="a", model="m", connects=1),
+            FakeBackend(fault, name="a", model="m", connects=1, loads=1),
             FakeBackend(say("a", "b", gap=1, first=1), name="b", model="m"),
         ]
         self.budgets = [RetryBudget(ratio=0, burst=10) for _ in self.backends]
@@ -119,7 +119,7 @@ class Probing(World):
 
 @pytest.mark.invariant(1, 5, 7)
 @pytest.mark.parametrize("work", [chat, stream])
-@pytest.mark.parametrize("fault", ["ServerError", "silence", "a stall", "a cut", "a slow close"])
+@pytest.mark.parametrize("fault", ["ServerError", "a wait that is told", "silence", "a stall", "a cut", "a slow close"])
 async def test_a_probe_that_is_cancelled_anywhere_in_a_fault_leaves_its_place_free(fault: str, work: Work) -> None:
     for second in (None, 0, 1, 2):
         assert await everywhere(lambda: Probing(FAULTS[fault]()), work, second) > 2

@@ -121,10 +121,12 @@ class BreakerMachine(RuleBasedStateMachine):
         rate=st.sampled_from([0.2, 0.5, 1.0]),
         window=st.integers(2, 8),
         successes=st.integers(1, 3),
+        mode=st.sampled_from(["auto", "auto", "observe_only"]),
     )
-    def start(self, failures: int, rate: float, window: int, successes: int) -> None:
+    def start(self, failures: int, rate: float, window: int, successes: int, mode: str = "auto") -> None:
         self.breaker = CircuitBreaker(failures, rate, window, 2, 5, 18, successes, lease=40)
         self.model = Model(self.breaker)
+        self.breaker.mode = self.model.mode = mode
         self.now = 0.0
         self.told: list[Transition] = []
         self.breaker.on_change.append(self.told.append)
@@ -223,7 +225,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreakerAgainstItsModel = BreakerMachine.TestCase
-TestBreakerAgainstItsModel.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestBreakerAgainstItsModel.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
 
 
 def test_five_failures_in_a_row_open_it_and_four_do_not() -> None:

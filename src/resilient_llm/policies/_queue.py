@@ -41,6 +41,12 @@ class Queue:
                 found = waiting[0]
         return found
 
+    def ask_anew(self) -> None:
+        """What the first of each lane was waiting for may be there before it was said to be."""
+        for waiting in self._lanes.values():
+            if waiting:
+                waiting[0][1].again = None
+
     def take(self, place: tuple[int, Waiter[Any]]) -> None:
         """It was the first, and goes."""
         self._lanes[place[1].lane].popleft()

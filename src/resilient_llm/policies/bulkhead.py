@@ -76,6 +76,7 @@ class Bulkhead:
         self._read: set[Slot[Any]] = set()  # slots of streams
         self._lock = threading.Lock()  # for what changes the queue
         self._left = 0  # waiters that have left, roughly
+        self._anew = False  # something was given back: who was told to ask again later may have it now
         if slots is not None:
             self.resolve(slots)
         forgets(self)
@@ -201,6 +202,7 @@ class Bulkhead:
         """A slot is free again. Called by it, once."""
         self._read.discard(slot)
         tokens.give()  # to where it was taken from: after a fork these are not ours any more
+        self._anew = True
         self._dispatch(now)
 
     @property
@@ -238,15 +240,20 @@ class Bulkhead:
         """Grants free slots to waiters. Returns at once if another thread is choosing: that one then goes on."""
         while self._queue and self._tokens and self._lock.acquire(blocking=False):
             try:
+                if self._anew:
+                    self._anew = False
+                    self._queue.ask_anew()
                 place = self._queue.first(now)
-                if place is None:  # there is nobody, or each has said when to ask again, and looks by itself
-                    return
-                if not self._tokens.take():
-                    continue  # `try_acquire` was faster
-                self._queue.take(place)
+                if place is not None:
+                    if not self._tokens.take():
+                        continue  # `try_acquire` was faster
+                    self._queue.take(place)
             finally:
                 self._lock.release()
-            self._serve(place, now)
+            if place is not None:
+                self._serve(place, now)
+            elif not self._anew:  # there is nobody, or each has said when to ask again, and looks by itself
+                return
 
     def _serve(self, place: tuple[int, Waiter[Any]], now: float) -> None:
         """With a token in hand: decides its end, or puts it back, to be asked later."""
