@@ -91,7 +91,7 @@ async def everywhere(make: Callable[[], Any], work: Work, second: int | None) ->
 @pytest.mark.parametrize("work", [chat, stream])
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_in_every_kind_of_fault_a_cancellation_or_two_leave_all_as_it_was(fault: str, work: Work) -> None:
-    for second in (None, 0, 1, 2):
+    for second in (None, 0, 2):
         assert await everywhere(lambda: World(FAULTS[fault]()), work, second) > 2
 
 
@@ -121,7 +121,7 @@ class Probing(World):
 @pytest.mark.parametrize("work", [chat, stream])
 @pytest.mark.parametrize("fault", ["ServerError", "a wait that is told", "silence", "a stall", "a cut", "a slow close"])
 async def test_a_probe_that_is_cancelled_anywhere_in_a_fault_leaves_its_place_free(fault: str, work: Work) -> None:
-    for second in (None, 0, 1, 2):
+    for second in (None, 0, 2):
         assert await everywhere(lambda: Probing(FAULTS[fault]()), work, second) > 2
 
 
@@ -153,7 +153,7 @@ async def test_who_is_cancelled_in_the_queue_once_or_twice_gives_place_budget_an
     size = alone.rates[0].snapshot(anyio.current_time()).tokens
     assert size > 0
     waited = 0
-    for second in (None, 0, 1, 2):
+    for second in (None, 0, 2):
         for number in range(1, 60):
             world = Queueing(fail(ServerError("no")))
             async with anyio.create_task_group() as group:

@@ -13,7 +13,7 @@ import pytest
 
 from resilient_llm import LLMError, Route
 from resilient_llm.backends.base import Batches
-from resilient_llm.errors import ConnectFailed, ServerError
+from resilient_llm.errors import ServerError
 from resilient_llm.testing import FakeBackend, fail, hang, say
 
 from .kit import Ask, assert_nothing_held, client
@@ -23,7 +23,6 @@ HOUR, EVERY = 3600.0, 10.0
 CALLS = int(HOUR / EVERY)
 COOLDOWN = 30.0  # seconds: the longest of a breaker
 DOWN = {
-    "it refuses": fail(ConnectFailed("refused")),
     "it fails": fail(ServerError("no", status=500)),
     "it hangs": hang(),
 }
