@@ -397,8 +397,10 @@ def test_the_first_token_of_a_probe_is_its_success_and_frees_its_place() -> None
     assert (rest.role, second.role) == ("rest", "probe")
     rest.success(6)  # the whole answer is no second success
     assert breaker.state(6) == "half-open"
+    told: list[Transition] = []
+    breaker.on_change.append(told.append)
     second.begun(6)
-    assert breaker.state(6) == "closed"
+    assert [(change.after, change.at) for change in told] == [("closed", 6)]
 
 
 def test_what_breaks_off_after_its_first_token_failed_as_a_probe() -> None:
