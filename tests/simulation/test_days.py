@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -89,7 +90,12 @@ def a_piece_that_comes_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_limit_that_knows_no_deadline(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Watch, "_end", lambda watch, phase, now: now + watch._limit(phase))
+    made = Watch.__init__
+
+    def timeless(watch: Watch, deadline: Deadline, *rest: Any, **more: Any) -> None:
+        made(watch, Deadline(math.inf, math.inf), *rest, **more)
+
+    patch.setattr(Watch, "__init__", timeless)
 
 
 def a_wait_that_knows_no_deadline(patch: pytest.MonkeyPatch) -> None:
