@@ -275,6 +275,23 @@ async def test_a_freed_slot_is_taken_in_the_same_step() -> None:
 
 
 @pytest.mark.invariant(25)
+async def test_who_was_told_to_come_back_is_asked_as_soon_as_something_is_given_back() -> None:
+    bulkhead, room = Bulkhead(2), list[bool]()
+    held = bulkhead.try_acquire(take, 0)
+    assert held is not None
+
+    async def wait() -> None:
+        slot = await bulkhead.acquire(lambda at: take(at) if room else 100.0, peek, deadline=FAR, clock=now)
+        assert slot.began == 5
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await settled(bulkhead, 1)
+        room.append(True)
+        held.release(5)
+        assert bulkhead.snapshot() == (2, 1, 0)  # in the same step
+
+
 async def test_nobody_overtakes_the_queue() -> None:
     bulkhead = Bulkhead(1)
     slot = bulkhead.try_acquire(take, 0)

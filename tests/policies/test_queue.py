@@ -72,3 +72,15 @@ async def test_who_has_left_is_passed_over_and_dropped() -> None:
     queue.tidy()
     assert len(queue) == 1
     assert gone(queue) is second
+
+
+async def test_the_first_of_each_lane_can_be_asked_before_it_was_told_to_come_back() -> None:
+    queue, (gone_now, first, second, third) = Queue(), [waiter(lane) for lane in "caab"]
+    for one in (gone_now, first, second, third):
+        queue.add(one)
+    assert gone(queue) is gone_now  # whose lane is empty
+    for one in (first, second, third):
+        one.put_off(5.0)
+    queue.ask_anew()
+    assert [one.again for one in (first, second, third)] == [None, 5.0, None]
+    assert queue.first(1.0)[1] is first  # type: ignore[index]
