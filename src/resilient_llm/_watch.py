@@ -24,6 +24,7 @@ from resilient_llm._errors import (
     Phase,
     StreamStalled,
 )
+from resilient_llm._loops import timing
 from resilient_llm._types import Zone
 from resilient_llm.policies.timeouts import Limits
 
@@ -74,11 +75,12 @@ class Watch:
         self.limits = limits
         self._deadline, self._reserve = deadline, reserve
         self._since = clock()
-        self._offset = anyio.current_time() - self._since
+        scope, instant = timing()
+        self._offset = instant - self._since
         self._ends = min(self._since + limits.first_token, deadline.first_token_by(reserve))
         self._rearm, self.asked = 0.0, -math.inf
         self._hopeless = ""
-        self._scope = anyio.CancelScope(deadline=self._ends + self._offset)
+        self._scope = scope(deadline=self._ends + self._offset)
 
     def _limit(self, phase: Phase) -> float:
         limits = self.limits

@@ -3,11 +3,13 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
+import trio
 
-from resilient_llm._loops import here
+from resilient_llm._loops import here, timing
 
 pytestmark = pytest.mark.anyio
 
@@ -70,3 +72,32 @@ def test_any_other_error_of_the_loop_is_shown() -> None:
 def test_without_a_loop_there_is_nothing_to_come_back_to() -> None:
     with pytest.raises(RuntimeError):
         here()
+
+
+def as_anyio_says() -> None:
+    before = anyio.current_time()
+    kind, instant = timing()
+    assert before <= instant <= anyio.current_time()
+    assert type(kind(deadline=instant)) is type(anyio.CancelScope())
+
+
+async def test_scopes_and_clock_are_those_of_the_loop_that_runs() -> None:
+    as_anyio_says()
+
+
+def test_a_trio_that_is_a_guest_of_an_asyncio_has_its_own() -> None:
+    async def host() -> None:
+        as_anyio_says()
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[Any] = loop.create_future()
+
+        async def guest() -> None:
+            as_anyio_says()
+
+        trio.lowlevel.start_guest_run(
+            guest, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=over.set_result
+        )
+        (await over).unwrap()
+        as_anyio_says()
+
+    asyncio.run(host())
