@@ -23,7 +23,7 @@ from resilient_llm._leg import Leg
 from resilient_llm._types import ChatRequest, Request
 from resilient_llm._watch import aside
 from resilient_llm.policies.guard import ANSWER, MARGIN
-from resilient_llm.policies.tokens import estimate, size
+from resilient_llm.policies.tokens import estimate
 
 T = TypeVar("T")
 _THREADS: RunVar[anyio.CapacityLimiter] = RunVar("resilient_llm.counting")
@@ -68,7 +68,7 @@ async def _fit(
             ours(fitted)  # with which the server's count is compared, on the loop: there it is known by then
         return fitted
 
-    return await _aside(call, work, size(request), ours=leg.guard.ours)
+    return await _aside(call, work, call.estimates.extent(request).chars, ours=leg.guard.ours)
 
 
 async def _refit(request: ChatRequest, call: Call, leg: Leg) -> ChatRequest:
@@ -81,7 +81,7 @@ async def _refit(request: ChatRequest, call: Call, leg: Leg) -> ChatRequest:
     assert refusal.limit is not None
     window, factor = min(leg.window or refusal.limit, refusal.limit), MARGIN
     if refusal.tokens is not None and refusal.tokens > window:
-        guess = await _aside(call, partial(call.estimates, sent, leg.family), size(sent))
+        guess = await _estimate(call, leg, sent)
         factor *= refusal.tokens / guess  # what is left of it may have another ratio, by a little
     fitted = await _fit(request, call, leg, window, "the server", factor)
     if fitted.messages == sent.messages:
@@ -99,7 +99,7 @@ async def _factor(request: ChatRequest, call: Call, leg: Leg, window: int | None
     space = leg.guard.room(request, window)
     if leg.count is None or leg.guard.counter is not None or space is None or leg.breaker.check(call.clock()):
         return factor
-    guess = await _aside(call, partial(call.estimates, request, leg.family), size(request))
+    guess = await _estimate(call, leg, request)
     if abs(guess * factor / max(space[0], 1) - 1) > NEAR:
         return factor
     with anyio.move_on_after(call.deadline.first_by - call.clock()):
@@ -117,9 +117,14 @@ async def tokens(call: Call, leg: Leg, request: Request) -> int:
         return 0
     if isinstance(request, ChatRequest):
         answer = ANSWER if request.max_tokens is None else request.max_tokens
-        return answer + await _aside(call, partial(call.estimates, request, leg.family), size(request))
+        return answer + await _estimate(call, leg, request)
     texts = request.texts
     return await _aside(call, lambda: sum(estimate(text, leg.family) for text in texts), sum(map(len, texts)))
+
+
+async def _estimate(call: Call, leg: Leg, request: ChatRequest) -> int:
+    """About how many tokens it has for this route's model."""
+    return await _aside(call, partial(call.estimates, request, leg.family), call.estimates.extent(request).chars)
 
 
 async def _aside(call: Call, count: Callable[[], T], chars: int, *, ours: bool = True) -> T:

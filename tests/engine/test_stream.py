@@ -178,9 +178,11 @@ async def test_an_answer_that_is_whole_does_not_wait_for_a_slow_close() -> None:
     assert stream.reply.timings.total < 0.1
 
 
-async def test_an_answer_of_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    llm = client(FakeBackend(say()))
-    await error_of(llm.stream("hi").__aenter__(), EmptyReply)
+async def test_an_answer_of_nothing_is_an_error() -> None:
+    backend = FakeBackend(say())
+    empty = await error_of(client(backend).stream("hi").__aenter__(), EmptyReply)
+    assert len(empty.attempts) == len(backend.requests) == 2
+    assert backend.active == 0
 
 
 @pytest.mark.invariant(31)

@@ -196,7 +196,8 @@ def test_it_hangs_up_also_where_warnings_are_errors(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_stream_that_has_ended_or_was_never_entered_is_dropped_in_silence() -> None:
-    with Client(FakeBackend(say("a"))) as llm:
+    with Client(FakeBackend(say("a"))) as llm, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         llm.stream("hi")
         with llm.stream("hi") as stream:
             list(stream)
@@ -204,6 +205,7 @@ def test_a_stream_that_has_ended_or_was_never_entered_is_dropped_in_silence() ->
         stream = llm.stream("hi").__enter__()
         list(stream)
         del stream
+        assert [one for one in told if issubclass(one.category, ResourceWarning)] == []
 
 
 def test_after_its_end_it_is_empty() -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -87,8 +88,10 @@ def test_no_code_is_decided_twice() -> None:
 
 def test_the_search_for_numbers_is_quick_on_a_hostile_message() -> None:
     for text in ("context length of " * 4000, "model " * 9000, "1,1,1," * 9000, "limit: " + "1" * 50_000):
+        began = time.process_time()
         sizes(text)
-        error(400, openai(text))
+        assert isinstance(error(400, openai(text)), e.LLMError)
+        assert time.process_time() - began < 5  # a search that goes back for each of its steps takes minutes
 
 
 json_values = st.recursive(

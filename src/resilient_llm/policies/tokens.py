@@ -159,11 +159,6 @@ class Extent:
         return f"Extent({self.chars} characters, {self.images} images)"
 
 
-def size(request: ChatRequest) -> int:
-    """How much there is to count, in characters."""
-    return Extent(request).chars
-
-
 def _schema(schema: Mapping[str, Any]) -> list[str]:
     return [json.dumps(schema)]
 
