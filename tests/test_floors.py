@@ -20,6 +20,7 @@ FLOORS: dict[str, int] = {
     "_errors": 0,
     "_messages": 0,
     "_types": 0,
+    "_records": 0,
     "_replies": 0,
     "_deadline": 0,
     "_loops": 0,

@@ -55,14 +55,13 @@ def judge(run: Run, permit: Permit, error: BaseException | None, now: float) -> 
 
 def settle(run: Run, slot: Slot[Ticket], error: BaseException | None, now: float) -> None:
     """What the attempt says about the server's limits."""
-    bulkhead, before = run.leg.bulkhead, run.leg.bulkhead.slots
+    bulkhead, change = run.leg.bulkhead, 0
     if error is None:
-        bulkhead.answered(now)
+        change = bulkhead.answered(now)
     elif isinstance(error, THROTTLES) and not getattr(error, "oversize", False):
-        bulkhead.throttled(slot, now)
-    after = bulkhead.slots
-    if after != before and before is not None and after is not None and run.call.tell is not None:
-        run.call.tell(SlotsChanged(run.leg.name, before, after))
+        change = bulkhead.throttled(slot, now)
+    if change and bulkhead.slots is not None and run.call.tell is not None:
+        run.call.tell(SlotsChanged(run.leg.name, bulkhead.slots - change, bulkhead.slots))
     if slot.held.reservation is not None and not (error is not None and _unsent(run, error)):
         usage = _usage(run, error)
         counted = usage.input_tokens
@@ -94,16 +93,8 @@ def _silent_since(run: Run) -> float:
 def record_of(run: Run, error: LLMError | None, now: float) -> Attempt:
     """What is told of it in `reply.attempts`."""
     spent = run.watch.spent if run.watch is not None else {}
+    first_token = spent.get("first_token") if run.heard is not None else None
     return Attempt(
-        route=run.leg.name,
-        number=run.number,
-        kind=run.kind,
-        error=error,
-        started=run.begun - run.call.started,
-        queue=run.queue,
-        connect=spent.get("connect"),
-        load=spent.get("load"),
-        first_token=spent.get("first_token") if run.heard is not None else None,
-        total=now - run.begun,
-        usage=_usage(run, error),
-    )
+        run.leg.name, run.number, run.kind, error, run.begun - run.call.started, run.queue, spent.get("connect"),
+        spent.get("load"), first_token, now - run.begun, _usage(run, error),
+    )  # fmt: skip

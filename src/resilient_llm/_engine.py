@@ -156,7 +156,8 @@ class Engine:
         """One request on the wire, up to its commit point."""
         reserve = self._reserve(call, others=others)
         token = None
-        async with Run(call, leg, kind) as run:
+        run = Run(call, leg, kind)
+        try:
             try:
                 request = await fit(call, leg)
                 await run.admit(reserve, await tokens(call, leg, request) if leg.rate is not None else 0)
@@ -192,7 +193,13 @@ class Engine:
             if scope.cancelled_caught:
                 raise run.broken(run.watch.late())
             run.check()
-            run.kept = not call.whole
+        except BaseException as error:
+            await run.leave(error)
+            raise
+        if call.whole:
+            await run.leave()
+        else:
+            run.kept = True
         if call.conversation is not None:
             self._stays[call.conversation] = leg
         return run

@@ -56,12 +56,12 @@ class Gathered:
             elif kind is ToolPiece:
                 self._building.append(event.text)  # type: ignore[union-attr]
                 self._due -= 1
-            elif isinstance(event, ToolCall):
-                self.calls.append(event)
             elif isinstance(event, Done):
                 self.done, self.over = event, True
                 # An answer that ends by itself is one, whatever it repeats; where its limit cut it, it is looked at.
                 self._due = -1 if event.finish_reason == "length" else sys.maxsize
+            elif isinstance(event, ToolCall):
+                self.calls.append(event)
             elif isinstance(event, Vectors):
                 self.vectors, self.over = event, True
         if len(self.texts) >= self._due:

@@ -221,15 +221,15 @@ def _tool_call(call: Any) -> Any:
 
 
 @cache
-def _empty() -> Message:
-    return Message("user")
+def _blank() -> dict[str, Any]:
+    return Message("user", "").__getstate__()
 
 
 def _user(text: str) -> Message:
-    """A user's message. Where there is nothing to check it is not checked, which would be a tenth of a call's cost."""
+    """A user's message. Where there is nothing to check it is made as `pickle` would, in a third of the time."""
     if type(text) is str and text.isascii():  # no half of a surrogate pair
-        message = _empty().__copy__()
-        message.__dict__["content"] = text
+        message, blank = Message.__new__(Message), _blank()
+        message.__setstate__({**blank, "__dict__": {**blank["__dict__"], "content": text}})
         return message
     return Message("user", text)
 
@@ -244,6 +244,8 @@ def messages_from(given: Messages, system: str | None = None) -> tuple[Message, 
     Raises:
         ConfigError: there are none, or one is wrong; the error names which.
     """
+    if system is None and type(given) is str:
+        return (_user(given),)
     items: Iterable[Any] = [given] if isinstance(given, (str, Message, Mapping)) else given
     if system is not None and not isinstance(system, str):
         raise ConfigError(f"system: a string is needed, not {type(system).__name__}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 from resilient_llm._errors import LLMError
+from resilient_llm._records import record
 from resilient_llm._types import Message, ToolCall
 
 T = TypeVar("T")
@@ -121,7 +122,7 @@ class Vectors:
         return f"Vectors({len(self.vectors)})"
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Attempt:
     """One request on the wire.
 
@@ -151,7 +152,7 @@ class Attempt:
     usage: Usage = Usage()
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Timings:
     """Where the time of a call went, in seconds.
 
@@ -172,7 +173,7 @@ class Timings:
     server_load: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class ServedBy:
     """What answered, as far as the server tells.
 
@@ -206,7 +207,7 @@ class Space:
     dimensions: int
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class ChatReply:
     """A whole answer.
 
@@ -262,14 +263,14 @@ class ChatReply:
         return f"{type(self).__name__}({len(self.text)} chars, {self.route}, {describe(self.attempts)})"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class ParsedReply(ChatReply, Generic[T]):
     """A `ChatReply` whose text was parsed and validated into `output`."""
 
     output: T = None  # type: ignore[assignment]  # a field after defaults needs one; the client always gives it
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class EmbedReply:
     """Vectors, one for each text, in order. `space` says which other vectors they may be compared with.
 

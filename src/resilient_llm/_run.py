@@ -10,8 +10,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from resilient_llm._answer import reply_of
 from resilient_llm._call import Call, outcome_of
@@ -153,14 +152,13 @@ class Run:
 
     def first_token(self, batch: Sequence[WireEvent]) -> None:
         """The first events are there: from now on the attempt owns all the time that is left."""
-        self.watch.enter("stream")
-        self.heard = self.call.clock()
-        self.call.deadline = self.call.deadline.begun()
+        call = self.call
+        self.heard = self.watch.enter("stream")
+        call.deadline = call.deadline.begun()
         self.first = batch
         self.gathered.add(batch)
         if self.slot is not None and self.slot.held.permit.role == "probe":
             self.slot.held.permit = self.slot.held.permit.begun(self.heard)
-        call = self.call
         if call.tell is not None:
             call.tell(FirstToken(call.number, self.leg.name, self.number, self.heard - call.started))
 
@@ -179,15 +177,6 @@ class Run:
         if isinstance(error, (StreamInterrupted, DeadlineExceeded, OutputInvalid)):
             error.partial = partial
         return error
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self.kept:
-            await self.leave(error)
 
     async def leave(self, error: BaseException | None = None) -> None:
         """Gives back the connection, then all else; `error` is how it ended. The second time nothing happens."""
@@ -208,7 +197,7 @@ class Run:
         self.ended = True
         now = self.call.clock()
         if self.watch is not None:
-            self.watch.finish()
+            self.watch.finish(now)
         failure = error if isinstance(error, LLMError) else None
         if failure is not None:
             unquote(failure, self.call.request)

@@ -92,8 +92,8 @@ class Watch:
         """The scope that is armed for the whole of the opening; enter it once."""
         return self._scope
 
-    def enter(self, phase: Phase) -> None:
-        """The attempt goes over into `phase`; its limit counts from now."""
+    def enter(self, phase: Phase) -> float:
+        """The attempt goes over into `phase`; its limit counts from now. Gives the instant."""
         now = self.clock()
         self.spent[self.phase] = self.spent.get(self.phase, 0.0) + now - self._since
         self.phase, self._since = phase, now
@@ -102,6 +102,7 @@ class Watch:
         else:
             self._ends = min(now + self._limit(phase), self._deadline.first_token_by(self._reserve))
             self._scope.deadline = self._ends + self._offset
+        return now
 
     def progress(self) -> float:
         """The next tokens are waited for under the one scope: the gap limit counts anew. Gives the instant."""
@@ -153,9 +154,8 @@ class Watch:
         spent = ", ".join(f"{phase} {seconds:.3g} s" for phase, seconds in self.spent.items())
         return f"Watch(in {self.phase} until {self._ends:.6g}, now {self.clock():.6g}; spent: {spent or 'nothing'})"
 
-    def finish(self) -> None:
+    def finish(self, now: float) -> None:
         """The attempt is over: closes the account of its last phase."""
-        now = self.clock()
         self.spent[self.phase] = self.spent.get(self.phase, 0.0) + now - self._since
         self._since = now
 

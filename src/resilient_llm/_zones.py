@@ -58,8 +58,7 @@ def limit_of(value: LocalOnly) -> Zone | None:
 
 def strictest(*limits: Zone | None) -> Zone | None:
     """The nearest of the limits. `False` anywhere never loosens what another one says."""
-    given = [limit for limit in limits if limit is not None]
-    return min(given, key=ZONES.index) if given else None
+    return min(filter(None, limits), key=ZONES.index, default=None)
 
 
 def ambient_limit() -> Zone | None:

@@ -188,15 +188,20 @@ class Bulkhead:
         self._read.add(slot)
         slot.reader = reader
 
-    def throttled(self, slot: Slot[Any], now: float) -> None:
-        """The server said to the attempt of this slot that there is too much."""
-        self._tokens.resize(self._limit.throttled(slot.began, now))
+    def throttled(self, slot: Slot[Any], now: float) -> int:
+        """The server said to the attempt of this slot that there is too much. By how much the slots changed."""
+        change = self._limit.throttled(slot.began, now)
+        self._tokens.resize(change)
+        return change
 
-    def answered(self, now: float) -> None:
-        """The server answered an attempt whose slot is still held."""
+    def answered(self, now: float) -> int:
+        """The server answered an attempt whose slot is still held. By how much the slots changed."""
+        if self._limit.ceiling is None:
+            return 0
         if change := self._limit.answered(self.inflight):
             self._tokens.resize(change)
             self._dispatch(now)
+        return change
 
     def give_back(self, slot: Slot[Any], tokens: Tokens, now: float) -> None:
         """A slot is free again. Called by it, once."""

@@ -154,6 +154,8 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """A call was sent over this route, for the first time."""
+        if self.balance >= self.burst:
+            return  # it is full, as of most routes at most times: that needs no lock
         with self._lock:
             self.balance = min(self.burst, self.balance + self.ratio)
 

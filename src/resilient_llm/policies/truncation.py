@@ -266,7 +266,7 @@ def kind_of(messages: Sequence[Message]) -> str:
         ("greek", lambda c: "\u0370" <= c <= "\u052f"),
         ("other", lambda c: c > "\u024f"),
     )
-    for name, test in tests:
+    for name, test in () if text.isascii() else tests:
         if sum(map(test, text)) > 0.3 * len(text):
             return name
     dense = [c for c in text if not c.isspace()]
