@@ -99,14 +99,15 @@ def measured(runner: asyncio.Runner) -> Costs:
     """Every contender, in turns."""
     short, batch, pieces = say("yes"), say(*["word "] * EVENTS, joined=True), say(*["word "] * EVENTS)
     one, many, paced = (routed(FakeBackend(step)) for step in (short, batch, pieces))
+    alone, alone_many, alone_paced = (FakeBackend(step) for step in (short, batch, pieces))
     shut = routed(FakeBackend(short), "forced_open")
     found: list[tuple[str, Callable[[], Coroutine[Any, Any, object]], int, int]] = [
-        (FAKE, lambda: bare(FakeBackend(short)), CALLS, 1),
+        (FAKE, lambda: bare(alone), CALLS, 1),
         (CALL, lambda: one.chat(PROMPT), CALLS, 1),
         (STREAM, lambda: drained(one), CALLS, 1),
-        (BATCHED, lambda: bare(FakeBackend(batch)), 5, EVENTS),
+        (BATCHED, lambda: bare(alone_many), 5, EVENTS),
         (DECODED, lambda: drained(many), 5, EVENTS),
-        (PACED, lambda: bare(FakeBackend(pieces)), 5, EVENTS),
+        (PACED, lambda: bare(alone_paced), 5, EVENTS),
         (TIMED, lambda: drained(paced), 5, EVENTS),
         (REFUSED, lambda: refused(shut), CALLS, 1),
     ]

@@ -28,6 +28,8 @@ R = TypeVar("R")
 Clock = Callable[[], float]
 CEILING = 900.0  # seconds, where nobody set a deadline; peers: openai-python 600 s, LiteLLM 6,000 s
 _AMBIENT: ContextVar[tuple[Clock, float] | None] = ContextVar("resilient_llm.deadline", default=None)
+# Set inside an attempt, be it another client's: the seconds that are left to it.
+INSIDE: ContextVar[Callable[[], float] | None] = ContextVar("resilient_llm.inside", default=None)
 
 
 def seconds(name: str, value: float | None) -> float | None:
@@ -109,7 +111,7 @@ def carried(timeout: float | None = None, clock: Clock = time.monotonic) -> Iter
     own = timeout if timeout is not None and is_number(timeout) and 0 < timeout < math.inf else math.inf
     try:
         running_loop()  # to ask anyio without one takes ten times as long
-        left = anyio.current_effective_deadline() - anyio.current_time()
+        left = _until_cancelled()
     except (RuntimeError, KeyError):  # no loop runs here
         left = math.inf
     with (
@@ -132,11 +134,17 @@ def take(timeout: float | None, clock: Clock, default: float) -> Deadline:
     block = _AMBIENT.get()
     if block is not None:
         at = min(at, now + block[1] - block[0]())
-    scope = anyio.current_effective_deadline()
-    ambient = now + scope - anyio.current_time() if scope != math.inf else math.inf
+    ambient = now + _until_cancelled()
     if at < math.inf:
         return Deadline(at, at, ambient)
     return Deadline(now + default, now + CEILING, ambient)
+
+
+def _until_cancelled() -> float:
+    """Seconds until what runs here will be cancelled, as far as is known."""
+    scope, inside = anyio.current_effective_deadline(), INSIDE.get()
+    left = scope - anyio.current_time() if scope != math.inf else math.inf
+    return left if inside is None else min(left, inside())
 
 
 def bind(function: Callable[P, R]) -> Callable[P, R]:

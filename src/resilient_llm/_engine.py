@@ -11,14 +11,13 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Collection, Sequence
-from contextvars import ContextVar
 
 import anyio
 import anyio.lowlevel
 from cachetools import TTLCache
 
 from resilient_llm._call import Call
-from resilient_llm._deadline import Clock
+from resilient_llm._deadline import INSIDE, Clock
 from resilient_llm._errors import AllRoutesFailed, DeadlineExceeded, LLMError, NoEligibleRoute, Rejected, Truncated
 from resilient_llm._events import FellBack, RetryPlanned
 from resilient_llm._fitting import fit, tokens
@@ -33,7 +32,6 @@ from resilient_llm.policies import plan
 from resilient_llm.wire import ToolPiece
 
 STAYS = 3600.0  # seconds that a conversation is remembered to be on a route
-_INSIDE: ContextVar[bool] = ContextVar("resilient_llm.inside", default=False)
 
 
 class Engine:
@@ -128,7 +126,7 @@ class Engine:
         """Seconds until the next attempt on this route, or `None` to leave it."""
         # A field was refused by name, or the prompt with numbers: this once it goes without, or shorter, at once.
         learned = leg.learns(call.request, error) or (leg.trims(error) and call.overflows(leg) == 1)
-        if _INSIDE.get():
+        if INSIDE.get() is not None:
             return None  # inside another client's attempt: that one retries, or it would be three times three
         tried = call.tried(leg)
         left = call.left() - self._reserve(call, others=others)  # no wait eats what is kept for later routes
@@ -168,7 +166,7 @@ class Engine:
             call.sent += 1
             if kind != "retry":
                 leg.budget.deposit()  # not before: a call that was refused here puts no load on the server
-            token = _INSIDE.set(True)
+            token = INSIDE.set(run.watch.left)
             sent = call.trace.attempt(run) if call.trace is not None else None
             try:
                 with run.watch.scope as scope:
@@ -189,7 +187,7 @@ class Engine:
             finally:
                 if sent is not None:
                     sent.leave()
-                _INSIDE.reset(token)
+                INSIDE.reset(token)
             if scope.cancelled_caught:
                 raise run.broken(run.watch.late())
             run.check()

@@ -181,6 +181,8 @@ class Run:
     async def leave(self, error: BaseException | None = None) -> None:
         """Gives back the connection, then all else; `error` is how it ended. The second time nothing happens."""
         opened, self._opened, self.kept = self._opened, None, False
+        if self.watch is not None:
+            self.watch.off()
         try:
             if opened is not None:
                 kind, trace = (None, None) if error is None else (type(error), error.__traceback__)

@@ -1,6 +1,6 @@
 """The clock of one attempt: which phase it is in, since when, and when that phase has taken too long.
 
-One cancel scope is armed at a time and re-armed as the phase changes; a backend says where it is with `enter`. Which
+One cancel scope is armed at a time, and its end moves as the phase changes; a backend says where it is with `enter`. Which
 limit ended an attempt is told from the phase, never from the exception that the cancellation became.
 
 Two clocks meet here: limits are kept on the client's clock, cancel scopes want the event loop's. Their distance is
@@ -24,7 +24,7 @@ from resilient_llm._errors import (
     Phase,
     StreamStalled,
 )
-from resilient_llm._loops import timing
+from resilient_llm._loops import Alarm
 from resilient_llm._types import Zone
 from resilient_llm.policies.timeouts import Limits
 
@@ -35,7 +35,6 @@ _WHAT = {
     "first_token": "no first token",
     "stream": "no token",
 }
-SLACK = 16  # a reader under one scope re-arms it only every 1/16 of the gap limit: 0.2 µs an event instead of 8
 
 
 class Watch:
@@ -59,7 +58,7 @@ class Watch:
     """
 
     __slots__ = (
-        "_deadline", "_ends", "_hopeless", "_offset", "_rearm", "_reserve", "_scope", "_since", "asked", "clock",
+        "_alarm", "_deadline", "_ends", "_hopeless", "_offset", "_reserve", "_since", "asked", "clock",
         "headers", "limits", "phase", "spent", "trace", "zone",
     )  # fmt: skip
 
@@ -75,12 +74,12 @@ class Watch:
         self.limits = limits
         self._deadline, self._reserve = deadline, reserve
         self._since = clock()
-        scope, instant = timing()
-        self._offset = instant - self._since
+        self._alarm = Alarm()
+        self._offset = self._alarm.born - self._since
         self._ends = min(self._since + limits.first_token, deadline.first_token_by(reserve))
-        self._rearm, self.asked = 0.0, -math.inf
+        self.asked = -math.inf
         self._hopeless = ""
-        self._scope = scope(deadline=self._ends + self._offset)
+        self._alarm.put(self._ends + self._offset)
 
     def _limit(self, phase: Phase) -> float:
         limits = self.limits
@@ -90,29 +89,32 @@ class Watch:
     @property
     def scope(self) -> anyio.CancelScope:
         """The scope that is armed for the whole of the opening; enter it once."""
-        return self._scope
+        return self._alarm.scope
+
+    @property
+    def until(self) -> float:
+        """The instant on the event loop's clock at which what is being waited for is too late."""
+        return self._ends + self._offset
+
+    def left(self) -> float:
+        """Seconds until then."""
+        return self._ends - self.clock()
 
     def enter(self, phase: Phase) -> float:
         """The attempt goes over into `phase`; its limit counts from now. Gives the instant."""
         now = self.clock()
         self.spent[self.phase] = self.spent.get(self.phase, 0.0) + now - self._since
         self.phase, self._since = phase, now
-        if phase == "stream":
-            self._rearm = -math.inf  # by `progress`, if anybody waits for more under this scope
-        else:
+        if phase != "stream":  # its limit counts from when somebody waits for more
             self._ends = min(now + self._limit(phase), self._deadline.first_token_by(self._reserve))
-            self._scope.deadline = self._ends + self._offset
+            self._alarm.put(self._ends + self._offset)
         return now
 
     def progress(self) -> float:
         """The next tokens are waited for under the one scope: the gap limit counts anew. Gives the instant."""
         now = self.clock()
-        if now > self._rearm:
-            gap = self.limits.between_tokens
-            late = gap / SLACK if gap < math.inf else 0.0
-            self._ends = min(now + gap + late, self._deadline.at)
-            self._rearm = now + late
-            self._scope.deadline = self._ends + self._offset
+        self._ends = min(now + self.limits.between_tokens, self._deadline.at)
+        self._alarm.put(self._ends + self._offset)
         return now
 
     def instant(self, seconds: float) -> float:
@@ -123,9 +125,12 @@ class Watch:
         """A scope for one read of an open stream: only the time spent in reading counts against the gap limit."""
         self.asked = now = self.clock()
         self._ends = min(now + self.limits.between_tokens, self._deadline.at)
-        # There is one per token: the scope's own class makes another for 0.5 µs, to ask anyio for one takes 2.5.
-        self._scope = type(self._scope)(deadline=self._ends + self._offset)
-        return self._scope
+        scope = self._alarm.again()
+        if self._ends > now:
+            self._alarm.put(self._ends + self._offset)
+        else:
+            scope.cancel()
+        return scope
 
     def late(self) -> LLMError:
         """What it means that the armed scope ran out: the error of the phase, or of the deadline."""
@@ -148,7 +153,7 @@ class Watch:
     def give_up(self, why: str) -> None:
         """What it waits for will not come: its phase is over."""
         self._ends, self._hopeless = self.clock(), why
-        self._scope.deadline = self._ends + self._offset
+        self._alarm.scope.cancel()
 
     def __repr__(self) -> str:
         spent = ", ".join(f"{phase} {seconds:.3g} s" for phase, seconds in self.spent.items())
@@ -158,6 +163,10 @@ class Watch:
         """The attempt is over: closes the account of its last phase."""
         self.spent[self.phase] = self.spent.get(self.phase, 0.0) + now - self._since
         self._since = now
+
+    def off(self) -> None:
+        """Nobody is cancelled by it any more. To be called on its own event loop."""
+        self._alarm.off()
 
 
 _DURING: dict[Phase, str] = {

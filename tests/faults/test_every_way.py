@@ -44,7 +44,6 @@ LONG = Timeouts(connect=60, load=60, first_token=60, between_tokens=60)
 SHORT = Timeouts(connect=20, first_token=LIMIT, between_tokens=LIMIT)
 ERROR_TIME = 1.0  # seconds that the body of an error is worth
 DRAIN = 0.05  # seconds that a whole answer waits for the end of its body, to use the connection again
-GAP = LIMIT * 17 / 16  # `chat` looks at its gap limit every 1/16 of it
 
 # fault: (the step, the error under a deadline, the error under the limits of the phases, the bound under those)
 FAULTS: dict[str, tuple[Step, type[LLMError], type[LLMError], float]] = {
@@ -52,7 +51,7 @@ FAULTS: dict[str, tuple[Step, type[LLMError], type[LLMError], float]] = {
     "headers, then silence": (hang(after_headers=True), DeadlineExceeded, FirstTokenTimeout, LIMIT),
     "comments only": (comments(gap=0.02), DeadlineExceeded, FirstTokenTimeout, LIMIT),
     "dribble": (dribble(0.02), DeadlineExceeded, FirstTokenTimeout, LIMIT),
-    "stall": (stall("a", "b"), DeadlineExceeded, StreamStalled, GAP),
+    "stall": (stall("a", "b"), DeadlineExceeded, StreamStalled, LIMIT),
     "dribble in an error body": (dribble(0.02, status(500)), DeadlineExceeded, FirstTokenTimeout, LIMIT),
     "headers without end": (endless_headers(), Malformed, Malformed, 0.0),
     "cut": (cut("a", "b"), StreamInterrupted, StreamInterrupted, 0.0),

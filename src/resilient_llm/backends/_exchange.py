@@ -140,7 +140,7 @@ class Exchange:
         """
         decoder, inflate = self._decoder, self._inflate
         events: Sequence[WireEvent] = ()
-        last = anyio.current_effective_deadline() - SPARE_TIME
+        last = min(self._watch.until, anyio.current_effective_deadline()) - SPARE_TIME
         with anyio.CancelScope(deadline=min(self._watch.instant(USAGE_TIME), last)) as scope:
             while not events:
                 data = await self._rest()

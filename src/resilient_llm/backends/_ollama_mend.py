@@ -131,6 +131,8 @@ class Mender:
                 return None  # it said that it was done
             except LLMError as error:
                 return error
+            finally:
+                watch.off()
             return watch.late() if scope.cancelled_caught else None
 
         return await canary.ask(ask)

@@ -32,8 +32,7 @@ class Timeouts:
         connect: name look-up, TCP and TLS.
         load: until the model is in memory (Ollama). Ends the waiting, not the load.
         first_token: from sending, or from when the model is in memory, to the first content or reasoning.
-        between_tokens: between two of them. Comments and keep-alives keep nothing alive. In `chat`, which reads under
-            one timer, it may end up to 1/16 late.
+        between_tokens: between two of them. Comments and keep-alives keep nothing alive.
 
     Raises:
         ConfigError: a limit is not above 0.
