@@ -12,26 +12,18 @@ if TYPE_CHECKING:
 
 def reply_of(run: Run) -> ChatReply:
     """The whole answer; once the attempt has ended."""
-    gathered, leg, done = run.gathered, run.leg, run.gathered.done
+    gathered, leg, call, done = run.gathered, run.leg, run.call, run.gathered.done
     assert done is not None
-    degraded = (*done.degraded, "restarted") if run.call.restarted else done.degraded
+    model = done.model or leg.model
+    served_by = ServedBy(
+        leg.name, model, leg.provider, seed=getattr(run.sent, "seed", None), fingerprint=done.fingerprint,
+        **leg.served(),
+    )  # fmt: skip
     return ChatReply(
-        text="".join(gathered.texts),
-        reasoning="".join(gathered.thoughts) or None,
-        tool_calls=tuple(gathered.calls),
-        finish_reason=done.finish_reason,
-        usage=done.usage,
-        model=done.model or leg.model,
-        route=leg.name,
-        served_by=ServedBy(
-            route=leg.name, model=done.model or leg.model, provider=leg.provider, seed=getattr(run.sent, "seed", None),
-            fingerprint=done.fingerprint, **leg.served(),
-        ),
-        attempts=tuple(run.call.attempts),
-        timings=timings_of(run),
-        degraded=degraded,
-        request_id=getattr(run.batches, "request_id", None),
-        private=run.call.request.private,
+        "".join(gathered.texts), "".join(gathered.thoughts) or None, tuple(gathered.calls), done.finish_reason,
+        done.usage, model, leg.name, served_by, tuple(call.attempts), timings_of(run),
+        (*done.degraded, "restarted") if call.restarted else done.degraded,
+        getattr(run.batches, "request_id", None), call.request.private,
     )  # fmt: skip
 
 

@@ -144,7 +144,9 @@ def _until_cancelled() -> float:
     """Seconds until what runs here will be cancelled, as far as is known."""
     scope, inside = anyio.current_effective_deadline(), INSIDE.get()
     left = scope - anyio.current_time() if scope != math.inf else math.inf
-    return left if inside is None else min(left, inside())
+    if inside is not None and 0 < (attempt := inside()) < left:
+        return attempt
+    return left  # of an attempt that is over, a task that it began knows nothing
 
 
 def bind(function: Callable[P, R]) -> Callable[P, R]:

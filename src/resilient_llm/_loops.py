@@ -41,8 +41,8 @@ class Alarm:
     """Cancels its scope at an instant on the clock of the event loop that runs here, which may be put off at any time.
 
     A scope of anyio's takes a timer of asyncio for each deadline that it is given, and an answer gives it one for every
-    token: 4 µs. Here there is one timer. It is left as it is while its end is put off, and when it rings too soon, it is
-    set anew. On trio it is the scope's own deadline.
+    token: 3 to 4 µs. Here there is one timer, which is left alone while the end is put off: when it rings too soon, it
+    is set anew. On trio it is the scope's own deadline.
 
     Attributes:
         scope: to be entered, once.
@@ -88,7 +88,7 @@ class Alarm:
             self._rings, self._timer = self._at, loop.call_at(self._at, self._set, loop)
 
     def __repr__(self) -> str:
-        return f"Alarm({'set' if self._timer is not None else 'not set'}, for {self._at:.6g})"
+        return f"Alarm(at {self._at:.6g})"
 
 
 def _task() -> asyncio.Task[Any] | None:

@@ -43,8 +43,8 @@ class Tool:
         return f"Tool({self.name!r})"
 
 
-def _number(name: str, value: float | None, low: float, high: float = math.inf, kind: Any = (int, float)) -> None:
-    if value is not None and not (isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high):
+def _number(name: str, value: float, low: float, high: float = math.inf, kind: Any = (int, float)) -> None:
+    if not (isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high):
         wanted = f"between {low:g} and {high:g}" if high < math.inf else f"{low:g} or more"
         raise ConfigError(f"{name}: {value!r} is not a {'whole ' if kind is int else ''}number {wanted}")
 
@@ -75,9 +75,12 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if not self.messages:
             raise ConfigError("messages: the list is empty; give at least one message")
-        _number("max_tokens", self.max_tokens, 1, 2**63 - 1, kind=int)
-        _number("seed", self.seed, -(2**63), 2**63 - 1, kind=int)
-        _number("temperature", self.temperature, 0, 2)
+        if self.max_tokens is not None:
+            _number("max_tokens", self.max_tokens, 1, 2**63 - 1, kind=int)
+        if self.seed is not None:
+            _number("seed", self.seed, -(2**63), 2**63 - 1, kind=int)
+        if self.temperature is not None:
+            _number("temperature", self.temperature, 0, 2)
         if self.reasoning not in (None, "none", "low", "medium", "high"):
             raise ConfigError(f"reasoning: {self.reasoning!r} is not one of none, low, medium, high")
         for name, words in (("stop", self.stop), ("tags", self.tags)):

@@ -1,7 +1,7 @@
 """The clock of one attempt: which phase it is in, since when, and when that phase has taken too long.
 
-One cancel scope is armed at a time, and its end moves as the phase changes; a backend says where it is with `enter`. Which
-limit ended an attempt is told from the phase, never from the exception that the cancellation became.
+One cancel scope is armed at a time, and its end moves as the phase changes; a backend says where it is with `enter`.
+Which limit ended an attempt is told from the phase, never from the exception that the cancellation became.
 
 Two clocks meet here: limits are kept on the client's clock, cancel scopes want the event loop's. Their distance is
 taken once; both are monotonic.

@@ -7,9 +7,9 @@ from typing import Any
 import anyio
 import pytest
 
-from resilient_llm import AllRoutesFailed, AsyncClient, CircuitBreaker, RateLimited, Retry, RetryBudget, Route
+from resilient_llm import AllRoutesFailed, AsyncClient, CircuitBreaker, RateLimited, Retry, RetryBudget, Route, Timeouts
 from resilient_llm.errors import ServerError
-from resilient_llm.testing import FakeBackend, fail, say
+from resilient_llm.testing import FakeBackend, fail, hang, say
 
 from .kit import Ask, client, error_of, unlimited
 
@@ -89,3 +89,9 @@ async def test_two_clients_that_would_each_try_three_times_try_three_times_toget
     assert server.opened == 3
     await error_of(inner.chat("not inside"), ServerError)
     assert server.opened == 6
+
+
+async def test_a_call_inside_a_running_attempt_plans_with_what_is_left_to_that(ask: Ask) -> None:
+    inner = client(FakeBackend(hang(), name="hangs"), FakeBackend(say("yes"), name="answers"))
+    reply = await ask(client(Route(Nested(inner), timeouts=Timeouts(first_token=4))))
+    assert reply.timings.total == 2  # half of it was kept for the route that answers

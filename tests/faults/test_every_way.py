@@ -70,6 +70,8 @@ async def test_a_fault_ends_by_the_deadline() -> None:
             async with door(way, route(timeouts=LONG, retry=ONCE)) as ask:
                 bound = LIMIT if error is DeadlineExceeded else 0.0  # the others end by themselves
                 raised = await error_within(bound, ask(timeout=bound or 20), error, least=bound)
+                if bound and not server.chats:
+                    raise Late("the deadline came before the request was at the server")
                 assert len(raised.attempts) == len(server.chats) == 1
                 server.then(say("well again"))
                 reply = await ask(timeout=20)

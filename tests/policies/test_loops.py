@@ -9,7 +9,7 @@ import anyio
 import pytest
 import trio
 
-from resilient_llm._loops import here, timing
+from resilient_llm._loops import Alarm, here
 
 pytestmark = pytest.mark.anyio
 
@@ -76,9 +76,9 @@ def test_without_a_loop_there_is_nothing_to_come_back_to() -> None:
 
 def as_anyio_says() -> None:
     before = anyio.current_time()
-    kind, instant = timing()
-    assert before <= instant <= anyio.current_time()
-    assert type(kind(deadline=instant)) is type(anyio.CancelScope())
+    alarm = Alarm()
+    assert before <= alarm.born <= anyio.current_time()
+    assert type(alarm.scope) is type(alarm.again()) is type(anyio.CancelScope())
 
 
 async def test_scopes_and_clock_are_those_of_the_loop_that_runs() -> None:
