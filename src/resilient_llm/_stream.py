@@ -144,11 +144,13 @@ class ChatStream:
 
     async def aclose(self) -> None:
         """Hangs up, if it has not ended yet."""
-        if self._run is not None:
-            await self._run.leave()
-            self._run.call.end(left=True)
-            if self._run.call.trace is not None:
-                self._run.call.trace.settle()
+        run = self._run
+        if run is not None:
+            if run.kept:
+                await run.leave()
+            run.call.end(left=True)
+            if run.call.trace is not None:
+                run.call.trace.settle()
         self._waiting.clear()
 
     def text(self) -> Texts:
