@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from resilient_llm import ConfigError, bind, deadline
-from resilient_llm._deadline import CEILING, Deadline, take
+from resilient_llm._deadline import CEILING, INSIDE, Deadline, take
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +52,19 @@ async def test_the_scope_that_is_there_is_planned_with() -> None:
     assert hard.at - hard.ambient == pytest.approx(7, abs=0.1)
     assert soft.ambient == pytest.approx(hard.ambient, abs=0.1)
     assert take(10, clock, default=60).ambient == math.inf
+
+
+@pytest.mark.parametrize(
+    ("attempt", "scope", "left"),
+    [(2, 60, 2), (0.5, 60, 0.5), (9, 3, 3), (2, None, 2), (0, 60, 60), (-1, None, math.inf)],
+)
+async def test_an_attempt_around_it_is_planned_with_and_one_that_is_over_is_not(
+    attempt: float, scope: float | None, left: float
+) -> None:
+    token = INSIDE.set(lambda: attempt)
+    with anyio.move_on_after(math.inf if scope is None else scope):
+        assert take(None, now, default=60).ambient == pytest.approx(100 + left, abs=0.2)
+    INSIDE.reset(token)
 
 
 def test_a_function_that_is_bound_takes_the_deadline_along() -> None:

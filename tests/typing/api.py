@@ -144,6 +144,9 @@ def a_backend(backend: Backend) -> Route:
 
 async def wrong(llm: AsyncClient) -> None:
     """What a type checker must refuse; an ignore that is not needed is itself an error."""
+    reply = await llm.chat("hi")
+    reply.text = "no"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    reply.timings.total = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     await llm.chat("hi", temprature=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await llm.chat("hi", reasoning="much")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Route(Ollama("llama3.2"), on_break="perhaps")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
