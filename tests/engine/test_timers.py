@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -50,7 +49,6 @@ async def is_dropped(llm: AsyncClient) -> None:
     await stream.__aenter__()
     with pytest.warns(ResourceWarning):
         del stream
-        gc.collect()
     await asyncio.sleep(0.1)
 
 
