@@ -59,5 +59,5 @@ def _cut(
     if leg.route.on_truncation == "warn" or leg.route.adapt:
         return learned, learned
     return learned, leg.counted.alone(
-        sent, counted, window, estimate, learned=learned, whole=whole, refuses=refuses
-    )  # fmt: skip
+        sent, counted, window, estimate, learned=learned, whole=whole, refuses=refuses, extent=extent
+    )

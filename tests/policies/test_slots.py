@@ -97,7 +97,7 @@ async def test_who_waits_gets_a_slot_in_the_step_in_which_the_number_grows() -> 
         group.start_soon(wait)
         while not bulkhead.queued:
             await anyio.lowlevel.checkpoint()
-        bulkhead.answered(0.0)
+        assert bulkhead.answered(0.0) == 1
         assert (bulkhead.slots, bulkhead.inflight, bulkhead.queued) == (2, 2, 0)
     assert len(got) == 1
 
@@ -169,14 +169,17 @@ def test_a_throttle_counts_from_when_its_attempt_began() -> None:
         return given
 
     first, second = slot(1.0), slot(1.0)
-    bulkhead.throttled(first, 2.0)
-    assert bulkhead.slots == 7
-    bulkhead.throttled(second, 3.0)
-    assert bulkhead.slots == 7
-    bulkhead.throttled(slot(2.5), 3.0)
-    assert bulkhead.slots == 4
-    bulkhead.throttled(slot(3.0), 4.0)
-    assert bulkhead.slots == 4
+    assert (bulkhead.throttled(first, 2.0), bulkhead.slots) == (-3, 7)
+    assert (bulkhead.throttled(second, 3.0), bulkhead.slots) == (0, 7)
+    assert (bulkhead.throttled(slot(2.5), 3.0), bulkhead.slots) == (-3, 4)
+    assert (bulkhead.throttled(slot(3.0), 4.0), bulkhead.slots) == (0, 4)
+
+
+def test_a_number_that_the_user_fixed_moves_by_nothing() -> None:
+    bulkhead = Bulkhead(1)
+    slot = bulkhead.try_acquire(lambda now: Thing(), 0.0)
+    assert slot is not None
+    assert [bulkhead.answered(1.0), bulkhead.throttled(slot, 2.0), bulkhead.slots] == [0, 0, 1]
 
 
 def test_its_repr_names_what_it_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

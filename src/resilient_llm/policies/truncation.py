@@ -114,14 +114,14 @@ class Counted:
 
     def alone(
         self, request: ChatRequest, counted: int | None, window: int | None, estimate: TokenCounter, *, learned: bool,
-        whole: bool = True, refuses: bool = False,
+        whole: bool = True, refuses: bool = False, extent: Extent | None = None,
     ) -> bool:  # fmt: skip
         """The same by this answer alone, as if the model had never been asked before.
 
         Learns nothing, and notes where `learned`, which is what `cut` says, is another answer.
         """
         fresh = Counted(named=self._named)
-        found = fresh.cut(request, counted, window, estimate, whole=whole, refuses=refuses)
+        found = fresh.cut(request, counted, window, estimate, whole=whole, refuses=refuses, extent=extent)
         self.more += learned and not found
         self.fewer += found and not learned
         return found
