@@ -1,8 +1,8 @@
 """What the engine itself costs: calls on a fake backend, with every policy on, beside the same fake without an engine.
 
 `python -m benchmarks.engine`. There is no network and no server: what is left over the fake is plan, deadline, guard,
-admission, breaker, timers and the account of the call. The fake alone makes its request of the same prompt. CPU time, in
-turns, like the rest.
+admission, breaker, timers and the account of the call. The fake alone makes its request of the same prompt. CPU time,
+in turns, like the rest.
 """
 
 from __future__ import annotations
