@@ -55,6 +55,14 @@ class Story:
     log: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Who:
+    """What some callers want an answer to be."""
+
+    server: str
+    number: int
+
+
 class World:
     """Two clients of three servers, that share what can be shared, and those who call them."""
 
@@ -139,6 +147,11 @@ class World:
                     [f"text {n}" for n in range(rng.choice([1, 300]))], timeout=options["timeout"]
                 )
                 promises.answered(number, self.servers, reply)
+            elif what < 0.2:
+                reply = await llm.parse("who?", Who, **options)
+                promises.answered(number, self.servers, reply)
+                assert reply.output.server == reply.route, "what was made of an answer is what it says"
+                assert ("repaired" in reply.degraded) == reply.text.startswith("```")
             elif what < 0.5:
                 reply = await llm.chat("why?", **options)
                 promises.answered(number, self.servers, reply)

@@ -73,6 +73,7 @@ class Server:
         self.said: set[str] = set()
         self.opens: list[float] = []
         self._number = 0
+        self._typed = False  # what it is asked for has a schema
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._fake, name)
@@ -93,6 +94,7 @@ class Server:
         self._note(self, request, watch, now)
         self.opens.append(now)
         self._number += 1
+        self._typed = getattr(request, "schema", None) is not None
         if self._rng.random() < 0.03:
             self._fake._loaded_at = -math.inf  # another model took its place: the next call finds it cold
         step = next(self._steps(self.at(now).kind, isinstance(request, ChatRequest)))
@@ -102,6 +104,9 @@ class Server:
 
     def _answer(self, **options: Any) -> Any:
         words = [f"{self.name}-{self._number}:", *(f" w{n}" for n in range(self._rng.randint(1, 12)))]
+        if self._typed and self._rng.random() < 0.7:  # else it has not understood
+            fence = self._rng.choice(["", "", "```"])
+            words = [fence, fence and "json\n", f'{{"server": "{self.name}"', f', "number": {self._number}}}', fence]
         self.said.add("".join(words))
         return say(*words, **options)
 
