@@ -56,7 +56,8 @@ class Backend(Protocol):
 
         Args:
             request: what is asked.
-            watch: say `watch.enter("connect")` and so on, where you know; the limits are kept by its owner.
+            watch: say `watch.enter("connect")` and so on, where you know; the limits are kept by its owner. Its
+                `left()` gives the seconds that are left, which anyio does not know.
             stream: whether to ask for the answer in pieces.
 
         Returns:
