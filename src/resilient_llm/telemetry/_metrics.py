@@ -31,7 +31,7 @@ from resilient_llm.telemetry._targets import Target
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span, SpanContext
 
 log = logging.getLogger("resilient_llm")
 Labels = dict[str, str]
@@ -72,7 +72,7 @@ class Instruments:
 
     def __init__(self, meter: Meter, convention: Convention, *, counts: bool) -> None:
         self.convention, self._counts = convention, counts
-        self._waiting: deque[tuple[Callable[..., None], float, Mapping[str, Any], Context | None]] = deque()
+        self._waiting: deque[tuple[Callable[..., None], float, Mapping[str, Any], SpanContext | None]] = deque()
         # No WeakSet: a thread that scrapes must get through it in one step, while another makes a client.
         self._routes: set[weakref.ref[Target]] = set()
         self._record: dict[str, Callable[..., None]] = {}
@@ -94,27 +94,31 @@ class Instruments:
         """The gauges ask it, too, as long as it lives."""
         self._routes.add(weakref.ref(route, self._routes.discard))
 
-    def record(self, metric: Metric, value: float, labels: Mapping[str, Any], context: Context | None = None) -> None:
-        """Takes a value in. `context` leads from an exemplar to its trace."""
-        self.put_down(metric, value, labels, context)
+    def record(self, metric: Metric, value: float, labels: Mapping[str, Any], span: SpanContext | None = None) -> None:
+        """Takes a value in. `span` leads from an exemplar to its trace."""
+        self.put_down(metric, value, labels, span)
         if len(self._waiting) >= MOST:
             self._pass_on(PORTION)
 
-    def put_down(self, metric: Metric, value: float, labels: Mapping[str, Any], context: Context | None = None) -> None:
+    def put_down(
+        self, metric: Metric, value: float, labels: Mapping[str, Any], span: SpanContext | None = None
+    ) -> None:
         """The same without a step into the SDK, whose locks a finaliser must not take."""
         if self._counts:
-            self._waiting.append((self._record[metric.name], value, labels, context))
+            self._waiting.append((self._record[metric.name], value, labels, span))
 
     def _pass_on(self, most: int) -> None:
         """Gives the SDK what was taken in, the first first."""
         waiting = self._waiting
         for _ in range(most):
             try:
-                record, value, labels, context = waiting.popleft()
+                record, value, labels, span = waiting.popleft()
             except IndexError:
                 return  # there is no more, or another thread was here
             try:
-                record(value, labels, context)
+                # The place of the span alone: what is put down must not keep the prompts that stand on it.
+                place = None if span is None else trace.set_span_in_context(trace.NonRecordingSpan(span), _NOWHERE)
+                record(value, labels, place)
             except Exception as error:  # noqa: BLE001  # the SDK is somebody else's code
                 log.warning("telemetry: %s on a metric", type(error).__name__)
 
@@ -142,10 +146,7 @@ class Instruments:
             labels[names.ERROR_TYPE] = names.error_type(event.error) if event.error is not None else names.CANCELLED
         convention = self.convention
         duration = convention.embed_duration if call.kind == "embed" else convention.chat_duration
-        if self._counts:
-            # The place of the span alone, or what is put down would keep the prompts that stand on it.
-            place = trace.set_span_in_context(trace.NonRecordingSpan(span.get_span_context()), _NOWHERE)
-            tell(duration, event.seconds, labels, place)
+        tell(duration, event.seconds, labels, span.get_span_context())
 
     def _tokens(self, usage: Usage, labels: Mapping[str, Any]) -> None:
         convention = self.convention

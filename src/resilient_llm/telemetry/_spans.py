@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -243,27 +243,27 @@ class CallTrace:
         outcome, depth = summary.outcome_of(event, self._requests)
         served = sinks.targets[event.route] if event.route is not None else self._asked
         target = served or self._begun
-        whole = event.outcome == "ok"
-        answer: dict[str, Any] = {}
-        if run is not None and event.route is not None:
-            answer = summary.of_answer(run, call, first=self._first, seconds=event.seconds, whole=whole)
+        model = None if run is None or event.route is None else summary.model_of(run, whole=event.outcome == "ok")
         if self._span.is_recording():
-            self._describe(event, target, outcome, depth, answer)
+            self._describe(event, target, outcome, depth)
         self._span.end(self._at(event.seconds))
         sinks.instruments.ended(
-            Ended(event, self._kind, target, self._usage, answer.get(names.RESPONSE_MODEL), self._first, self._waited),
+            Ended(event, self._kind, target, self._usage, model, self._first, self._waited),
             number=call.number, tags=[tag for tag in sinks.metric_tags if tag in call.request.tags],
             counts=not self._quiet, span=self._span,
         )  # fmt: skip
         self._call = self._run = None  # type: ignore[assignment]  # or call and trace would keep each other alive
 
-    def _describe(self, event: CallEnded, target: Target, outcome: str, depth: int, answer: Mapping[str, Any]) -> None:
+    def _describe(self, event: CallEnded, target: Target, outcome: str, depth: int) -> None:
         """Everything that is known of the call, on its span."""
-        call, span, asked = self._call, self._span, self._asked or target
+        call, run, span, asked = self._call, self._run, self._span, self._asked or target
         found: dict[str, Any] = {
             names.ASKED_MODEL: asked.name, names.OUTCOME: outcome, names.ATTEMPTS: self._requests,
-            **summary.of_request(call, stream=self._kind == "stream"), **answer,
+            **summary.of_request(call, stream=self._kind == "stream"),
         }  # fmt: skip
+        if run is not None and event.route is not None:
+            whole = event.outcome == "ok"
+            found |= summary.of_answer(run, call, first=self._first, seconds=event.seconds, whole=whole)
         if target is not self._begun:
             found |= target.served
             span.update_name(f"{names.OPERATIONS[self._kind]} {target.leg.model}")
@@ -283,7 +283,7 @@ class CallTrace:
         if self._limit is not None:
             found[names.DEADLINE], found[names.DEADLINE_LEFT] = self._limit, self._limit - event.seconds
         if self._sinks.content:
-            found |= summary.of_content(call, self._run, whole=event.outcome == "ok")
+            found |= summary.of_content(call, run, whole=event.outcome == "ok")
         if event.error is not None:
             found[names.ERROR_TYPE] = names.error_type(event.error)
             span.add_event("exception", summary.of_exception(event.error), self._at(event.seconds))

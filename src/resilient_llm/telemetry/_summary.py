@@ -148,19 +148,24 @@ def of_usage(usage: Usage) -> dict[str, int]:
     return {key: count for key, count in counted.items() if count is not None}
 
 
+def model_of(run: Run, *, whole: bool) -> str | None:
+    """The model as the server named it; `None` of an answer that nobody has whole."""
+    said = run.gathered.vectors or (run.gathered.done if whole else None)
+    return None if said is None else said.model or run.leg.model
+
+
 def of_answer(run: Run, call: Call, *, first: float | None, seconds: float, whole: bool) -> dict[str, Any]:
     """What the serving attempt gave, or had given when its reader left."""
     gathered, leg = run.gathered, run.leg
     if gathered.vectors is not None:
-        vectors = gathered.vectors
         return {
-            names.RESPONSE_MODEL: vectors.model or leg.model, names.DIMENSIONS: len(vectors.vectors[0])
+            names.RESPONSE_MODEL: model_of(run, whole=whole), names.DIMENSIONS: len(gathered.vectors.vectors[0])
         }  # fmt: skip
     found: dict[str, Any] = {names.CHUNKS: len(gathered.texts) + len(gathered.thoughts)}
     done = gathered.done
     if done is None or not whole:
         return found
-    found[names.RESPONSE_MODEL] = done.model or leg.model
+    found[names.RESPONSE_MODEL] = model_of(run, whole=whole)
     found[names.FINISH_REASONS] = (done.finish_reason,)
     if done.response_id is not None:
         found[names.RESPONSE_ID] = done.response_id
