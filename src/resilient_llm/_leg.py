@@ -150,7 +150,7 @@ class Leg:
     def cuts_at(self) -> int | None:
         """The window to which the server cuts, as far as it tells; else the one that is known."""
         told: int | None = getattr(self.backend, "window", None)
-        return self.window if told is None else told
+        return self.window_by[0] if told is None else told
 
     def refuses(self, request: ChatRequest) -> bool:
         """The server says that it refuses what is too long, instead of cutting it."""

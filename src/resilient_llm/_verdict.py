@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from resilient_llm._errors import ContextOverflow, OutputInvalid
 from resilient_llm._events import AnswerDegraded
-from resilient_llm._leg import Leg
-from resilient_llm._replies import Done
 from resilient_llm._run import Run
 from resilient_llm._types import ChatRequest
-from resilient_llm.policies.tokens import Extent, TokenCounter
 
 _CUT = {
     "prompt_truncated": "the server cut the prompt without a word",
@@ -30,8 +27,15 @@ def accept(run: Run) -> None:
     done, leg, call, sent = run.gathered.done, run.leg, run.call, run.sent
     if done is None or not isinstance(sent, ChatRequest):
         return
-    window, estimate = leg.cuts_at, call.estimates.by(leg.family)
-    learned, decided = _cut(leg, sent, done, window, estimate, call.estimates.extent(sent))
+    window, estimate, extent = leg.cuts_at, call.estimates.by(leg.family), call.estimates.extent(sent)
+    counted, whole, refuses = done.usage.input_tokens, leg.counts_whole, leg.refuses(sent)
+    # As far as we know by now, and by what may make it an error on this route:
+    learned = leg.counted.cut(sent, counted, window, estimate, whole=whole, refuses=refuses, extent=extent)
+    decided = learned
+    if leg.route.on_truncation != "warn" and not leg.route.adapt:
+        decided = leg.counted.alone(
+            sent, counted, window, estimate, learned=learned, whole=whole, refuses=refuses, extent=extent
+        )
     if not (learned or decided or done.degraded):
         return
     decides = (*done.degraded, "prompt_truncated") if decided else done.degraded
@@ -48,16 +52,3 @@ def accept(run: Run) -> None:
         tokens = estimate(sent)
         seen = f"it counted {done.usage.input_tokens} of about {tokens} tokens; its window is {window or 'unknown'}"
         raise ContextOverflow(f"{what}: {seen}", tokens=max(tokens, (window or 0) + 1), limit=window)
-
-
-def _cut(
-    leg: Leg, sent: ChatRequest, done: Done, window: int | None, estimate: TokenCounter, extent: Extent
-) -> tuple[bool, bool]:  # fmt: skip
-    """Whether the prompt was cut: as far as we know by now, and by what may make it an error on this route."""
-    counted, whole, refuses = done.usage.input_tokens, leg.counts_whole, leg.refuses(sent)
-    learned = leg.counted.cut(sent, counted, window, estimate, whole=whole, refuses=refuses, extent=extent)
-    if leg.route.on_truncation == "warn" or leg.route.adapt:
-        return learned, learned
-    return learned, leg.counted.alone(
-        sent, counted, window, estimate, learned=learned, whole=whole, refuses=refuses, extent=extent
-    )
