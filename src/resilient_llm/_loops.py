@@ -1,4 +1,4 @@
-"""The event loop that runs here: its clock, and the way back to it, so that one thread wakes a task of another.
+"""The event loop that runs here: an alarm on its clock, and the way back to it, for a thread that wakes a task of it.
 
 Nothing here waits, and nothing takes a lock that a finaliser could meet again.
 """

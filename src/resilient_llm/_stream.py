@@ -146,8 +146,7 @@ class ChatStream:
         """Hangs up, if it has not ended yet."""
         run = self._run
         if run is not None:
-            if run.kept:
-                await run.leave()
+            await run.leave()
             run.call.end(left=True)
             if run.call.trace is not None:
                 run.call.trace.settle()

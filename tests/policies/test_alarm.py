@@ -32,17 +32,12 @@ def put(alarm: Alarm, seconds: float) -> None:
     alarm.put(anyio.current_time() + seconds)
 
 
-async def test_it_rings_at_its_instant() -> None:
+@pytest.mark.parametrize("told", [[0.1], [0.05, 0.2], [60, 0.1]], ids=["once", "put off", "put forward"])
+async def test_it_rings_at_the_instant_that_it_was_told_last(told: list[float]) -> None:
     alarm = Alarm()
-    put(alarm, 0.1)
-    assert 0.1 <= await rings_after(alarm) < 0.1 + LATE
-
-
-async def test_put_off_it_rings_at_the_later_instant() -> None:
-    alarm = Alarm()
-    put(alarm, 0.05)
-    put(alarm, 0.2)
-    assert 0.2 <= await rings_after(alarm) < 0.2 + LATE
+    for seconds in told:
+        put(alarm, seconds)
+    assert told[-1] <= await rings_after(alarm) < told[-1] + LATE
 
 
 async def test_put_off_while_somebody_waits_it_rings_at_the_later_instant() -> None:
@@ -53,13 +48,6 @@ async def test_put_off_while_somebody_waits_it_rings_at_the_later_instant() -> N
         alarm.put(began + 0.3)
         await anyio.sleep_forever()
     assert 0.3 <= anyio.current_time() - began < 0.3 + LATE
-
-
-async def test_put_forward_it_rings_at_the_earlier_instant() -> None:
-    alarm = Alarm()
-    put(alarm, 60)
-    put(alarm, 0.1)
-    assert 0.1 <= await rings_after(alarm) < 0.1 + LATE
 
 
 async def test_put_off_for_good_it_does_not_ring() -> None:

@@ -74,30 +74,30 @@ def test_without_a_loop_there_is_nothing_to_come_back_to() -> None:
         here()
 
 
-def as_anyio_says() -> None:
+def as_anyio_says() -> bool:
     before = anyio.current_time()
     alarm = Alarm()
     assert before <= alarm.born <= anyio.current_time()
-    assert type(alarm.scope) is type(alarm.again()) is type(anyio.CancelScope())
+    return type(alarm.scope) is type(alarm.again()) is type(anyio.CancelScope())
 
 
 async def test_scopes_and_clock_are_those_of_the_loop_that_runs() -> None:
-    as_anyio_says()
+    assert as_anyio_says()
 
 
 def test_a_trio_that_is_a_guest_of_an_asyncio_has_its_own() -> None:
     async def host() -> None:
-        as_anyio_says()
+        assert as_anyio_says()
         loop = asyncio.get_running_loop()
         over: asyncio.Future[Any] = loop.create_future()
 
         async def guest() -> None:
-            as_anyio_says()
+            assert as_anyio_says()
 
         trio.lowlevel.start_guest_run(
             guest, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=over.set_result
         )
         (await over).unwrap()
-        as_anyio_says()
+        assert as_anyio_says()
 
     asyncio.run(host())

@@ -104,6 +104,7 @@ async def test_ollama_aborts_a_load_whose_caller_hangs_up(ollama_server: Ollama)
     with contextlib.suppress(ProcessLookupError):  # it may be gone already
         os.kill(runner, signal.SIGCONT)
     await eventually(lambda: runner not in ollama_server.runners())
+    assert runner not in ollama_server.runners()
 
 
 @pytest.mark.parametrize(("path", "says_so"), [("/api/chat", True), ("/v1/chat/completions", False)])

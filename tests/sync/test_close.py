@@ -163,6 +163,7 @@ def test_a_client_that_the_collector_finds_on_its_own_thread_ends_that_too() -> 
         del llm
         portal.soon(gc.collect)
         wait_until(lambda: loops() == 0)
+        assert loops() == 0
     finally:
         gc.enable()
 

@@ -196,8 +196,6 @@ class Bulkhead:
 
     def answered(self, now: float) -> int:
         """The server answered an attempt whose slot is still held. By how much the slots changed."""
-        if self._limit.ceiling is None:
-            return 0
         if change := self._limit.answered(self.inflight):
             self._tokens.resize(change)
             self._dispatch(now)
