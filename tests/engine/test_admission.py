@@ -326,6 +326,20 @@ async def test_a_stream_that_nobody_reads_gives_its_slot_to_whoever_waits() -> N
     assert_nothing_held(llm, backend)
 
 
+async def test_a_stream_whose_slot_was_taken_away_closes_its_connection_with_its_block() -> None:
+    backend = FakeBackend(stall("hel"))
+    llm = client(backend)
+    async with llm.stream("hi") as stream:
+        await anext(stream)
+        (slot,) = llm._legs[0].bulkhead._read
+        assert slot.reader is not None
+        slot.reader.revoke()
+        assert backend.active == 1  # which takes an await, and nobody can make one there
+    assert backend.active == 0
+    await anyio.wait_all_tasks_blocked()
+    assert_nothing_held(llm, backend)
+
+
 async def test_a_stream_that_is_read_now_and_then_keeps_its_slot() -> None:
     backend = FakeBackend(say(*"abcdefghij"), slots=1)
     llm = client(backend)
