@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import httpx2
 import pytest
 
 from resilient_llm import AsyncClient, Bulkhead, CircuitBreaker, ConfigError, Ollama, Retry, Route, Timeouts
@@ -181,6 +182,65 @@ async def test_a_stream_that_stalls_is_silence_too() -> None:
         await until(lambda: len(host.loads) == 2, 120)
         await until(lambda: mending(llm) is None)
         assert (await llm.chat("hi")).text.startswith("0 1 2")
+
+
+async def test_a_slot_that_the_server_lost_is_got_back(caplog: pytest.LogCaptureFixture) -> None:
+    host = Box(Pulled(says=lambda _: WORDS), faults=[Fault("loses its slot", times=1)])
+    async with client(route(host)) as llm:
+        async with llm.stream("tell") as stream:
+            await anext(stream)
+        for _ in range(2):
+            await error_of(llm.chat("tell"), FirstTokenTimeout)
+        await until(lambda: told(caplog, "gives tokens again, after it was loaded anew"), 60)
+        assert (await llm.chat("tell")).text.startswith("0 1 2")
+
+
+async def test_who_has_it_loaded_again_at_once_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    """It stays while another program is answered, then a third one has it loaded: at no look it is seen gone."""
+    model = Pulled(size=10**6, says=lambda _: WORDS, decode=2)
+    host = Box(
+        model, machine=Machine(vram=0), settings=Settings(num_parallel=4), faults=[Fault("hang", since=10, until=45)]
+    )
+    theirs = {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}], "shift": False}
+    async with client(route(host)) as llm:
+        await llm.warm_up()
+        answered = host.send("POST", "/api/chat", theirs)
+        await anyio.sleep(10)
+        for _ in range(2):
+            await error_of(llm.chat("hi"), FirstTokenTimeout)
+        await until(lambda: mending(llm) == "unloading")
+        began = anyio.current_time()
+        await anyio.sleep(0.1)
+        host.hang_up(answered)
+        host.also(host.now + 0.1, "/api/chat", theirs)
+        await until(lambda: told(caplog, "gives tokens again, after it was loaded anew"), 100)
+        assert anyio.current_time() - began < 10  # most of it for a prompt on a slow processor
+        assert len(host.loads) == 2
+
+
+class SlowToTell(httpx2.AsyncBaseTransport):
+    """What is in memory is told late."""
+
+    def __init__(self, host: Box) -> None:
+        self._inner = host.transport()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/api/ps":
+            await anyio.sleep(0.45)
+        return await self._inner.handle_async_request(request)
+
+
+async def test_a_look_that_comes_late_does_not_load_what_is_just_put_out(caplog: pytest.LogCaptureFixture) -> None:
+    """The attempt that is looked after is over by the time at which the server has told: nobody wants the model."""
+    host = Box(machine=Machine(vram=0))
+    backend = Ollama("llama3.2", http_client=httpx2.AsyncClient(transport=SlowToTell(host)))
+    async with client(Route(backend, timeouts=Timeouts(first_token=8), retry=Retry(attempts=1))) as llm:
+        await wedge(llm, host)
+        await until(lambda: mending(llm) == "unloading")
+        await anyio.sleep(0.5)  # a look that was under way has its answer
+        assert len(host.loads) == 1
+        await until(lambda: told(caplog, "gives tokens again, after it was loaded anew"))
+        assert [(one.why, one.outcome) for one in host.loads] == [("cold", "completed")] * 2
 
 
 async def test_calls_that_are_as_silent_are_ended_when_it_is_proven(caplog: pytest.LogCaptureFixture) -> None:

@@ -106,6 +106,22 @@ def test_silence_ends_with_the_clients_patience_alone_and_metadata_are_green(nam
     assert text(done(box, chat(box, "hi"))) == "".join(TEN)  # its slot is free
 
 
+@pytest.mark.parametrize("streams", [True, False])
+def test_who_leaves_takes_the_slot_along_until_the_model_is_unloaded(streams: bool) -> None:
+    box = host(Fault("loses its slot", times=2))
+    assert text(done(box, chat(box, "hi", stream=streams))) == "".join(TEN)  # who stays to the end loses nothing
+    left = chat(box, "hi", stream=streams)
+    until(box, lambda: left.truth.output == 3)
+    box.hang_up(left)
+    waiting = chat(box, "hi")
+    box.advance(box.now + 1000)
+    assert waiting.over is not streams  # an answer in one piece is waited for by the server itself
+    box.hang_up(waiting)
+    done(box, box.send("POST", "/api/chat", {"model": "llama3.2", "messages": [], "keep_alive": 0}))
+    assert in_memory(box) == {}
+    assert text(done(box, chat(box, "hi"))) == "".join(TEN)
+
+
 @pytest.mark.parametrize(("name", "token"), [("repeats", " the"), ("blanks", "\n"), ("gibberish", "GGGG")])
 def test_a_loop_is_broken_off_by_the_guard_without_a_word_or_goes_to_the_limit(name: str, token: str) -> None:
     guarded = host(Fault(name, after=2))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import anyio
+import anyio.to_thread
 import httpx2
+import pytest
 
-from resilient_llm import Ollama, OpenAICompatible
+from resilient_llm import DeadlineExceeded, Ollama, OpenAICompatible
 
 from .conftest import KEY
 from .llamacpp import Server as Llama
@@ -21,6 +24,10 @@ from .ollama import Server as OllamaServer
 ENDLESS = {"ignore_eos": True}  # llama.cpp then goes on until the window is full: one to two seconds
 SLACK = 0.25  # seconds that a deadline may be missed by on a machine that runs two servers beside the test
 AUTH = {"Authorization": f"Bearer {KEY}"}
+LOST = (
+    "Ollama lost the slot of an answer that was broken off: its handler waits for ever to hand on a token that nobody"
+    " takes (ollama/ollama#17131; seen in its goroutines), and a client that is not ours is not served either"
+)
 
 
 def to_llama(server: Llama, model: str = "scripted", **options: Any) -> OpenAICompatible:
@@ -76,6 +83,33 @@ def answers(server: OllamaServer, model: str) -> bool:
         return httpx2.post(f"{server.url}/api/chat", json=body | {"stream": False}, timeout=3).is_success
     except httpx2.TimeoutException:
         return False
+
+
+def signal_runners(server: OllamaServer, sent: signal.Signals) -> None:
+    for runner in server.runners():
+        os.kill(runner, sent)
+
+
+def give_lost_slots_back(server: OllamaServer) -> None:
+    """Of the answers of so fast a model that are broken off, Ollama loses the slot of about one in fifty."""
+    if not all(answers(server, model) for model in in_memory(server)):
+        signal_runners(server, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def served_once_more(server: OllamaServer, model: str) -> AsyncIterator[None]:
+    """A call that has to be served after another one was broken off.
+
+    If it is not, it is our fault as long as a connection of ours is open or another client is served.
+    """
+    try:
+        yield
+    except DeadlineExceeded:
+        await eventually(lambda: connections(server) == 0)
+        if await anyio.to_thread.run_sync(answers, server, model):
+            raise
+        give_lost_slots_back(server)
+        pytest.xfail(LOST)
 
 
 async def eventually(true: Callable[[], object], within: float = 5.0) -> None:

@@ -11,15 +11,14 @@ from typing import Any
 import httpx2
 import pytest
 
+from .helpers import LOST
 from .subjects import LONG, Hands, Subject
 
 HI = ("user", "hi")
-WEDGED = "the runner of Ollama 0.9.3 kept its slot though nobody is connected"
 
 
 @pytest.fixture(autouse=True)
-def no_wedged_runner_is_left(subject: Subject) -> Iterator[None]:
-    """About one run in five the real runner keeps the slot of an answer that was broken off; only its end helps."""
+def no_slot_stays_lost(subject: Subject) -> Iterator[None]:
     yield
     if subject.hands is not None and subject.endless in subject.in_memory():
         try:
@@ -183,7 +182,7 @@ def test_who_leaves_in_mid_answer_frees_the_slot(
     except httpx2.TimeoutException:
         hands.kill(str(subject.endless))
         if "real" in request.node.name:
-            pytest.xfail(WEDGED)
+            pytest.xfail(LOST)
         raise
     assert after.status_code == 200
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from . import ollama
+from .helpers import LOST, answers
 from .script import SCRIPT, Kind
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,8 @@ def test_the_demo_uses_a_real_ollama_where_one_answers(model: Callable[[Kind], P
         command = [sys.executable, "-W", "error", "-m", "examples.demo"]
         environment = {**os.environ, "OLLAMA_HOST": server.url, "PYTHONIOENCODING": "utf-8"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=60)
+        if done.returncode and not answers(server, "scripted"):
+            pytest.xfail(LOST)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert f"scripted:latest on the real Ollama at {server.url}" in done.stdout
     assert SCRIPT in done.stdout

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 
 import anyio
+import anyio.to_thread
+import httpx2
 import pytest
 
 from resilient_llm import (
     AsyncClient,
     Bulkhead,
     ChatReply,
-    DeadlineExceeded,
+    CircuitBreaker,
     LLMError,
     Retry,
     Route,
     StreamInterrupted,
     Timeouts,
 )
-from resilient_llm.errors import BadRequest, Overloaded, ServerError, StreamStalled
+from resilient_llm.backends import _ollama_mend
+from resilient_llm.errors import BadRequest, FirstTokenTimeout, Overloaded, ServerError, StreamStalled
 
-from .helpers import answers, connections, eventually, in_memory, to_llama, to_ollama
+from .helpers import answers, eventually, give_lost_slots_back, served_once_more, signal_runners, to_llama, to_ollama
 from .llamacpp import Server as Llama
 from .ollama import Server
 from .script import SCRIPT
@@ -33,35 +34,10 @@ pytestmark = pytest.mark.anyio
 QUEUE = 2  # OLLAMA_MAX_QUEUE
 
 
-WEDGED = "the runner of Ollama 0.9.3 kept its slot though nobody is connected: a client that is not ours is not served"
-
-
 @pytest.fixture(autouse=True)
-def no_wedged_runner_is_left(ollama_server: Server) -> Iterator[None]:
-    """About one run in five the runner keeps the slot of an answer that was broken off; only its end helps then."""
+def no_slot_stays_lost(ollama_server: Server) -> Iterator[None]:
     yield
-    if not all(answers(ollama_server, model) for model in in_memory(ollama_server)):
-        signal_runners(ollama_server, signal.SIGKILL)
-
-
-@asynccontextmanager
-async def served_once_more(ollama_server: Server) -> AsyncIterator[None]:
-    """A call that has to be served after another one was broken off.
-
-    If it is not, it is our fault as long as a connection of ours is open or another client is served.
-    """
-    try:
-        yield
-    except DeadlineExceeded:
-        await eventually(lambda: connections(ollama_server) == 0)
-        if await anyio.to_thread.run_sync(answers, ollama_server, "endless"):
-            raise
-        pytest.xfail(WEDGED)
-
-
-def signal_runners(server: Server, sent: signal.Signals) -> None:
-    for runner in server.runners():
-        os.kill(runner, sent)
+    give_lost_slots_back(ollama_server)
 
 
 async def test_our_own_queue_is_as_narrow_as_the_server_so_that_it_never_has_to_refuse(ollama_server: Server) -> None:
@@ -170,7 +146,7 @@ async def test_a_chat_whose_runner_is_killed_gives_the_whole_answer_of_the_next_
 
 async def test_a_runner_that_stops_in_mid_stream_is_left_at_the_gap_limit(ollama_server: Server) -> None:
     route = Route(to_ollama(ollama_server, "endless"), timeouts=Timeouts(between_tokens=0.5))
-    async with served_once_more(ollama_server), AsyncClient(route) as llm:
+    async with served_once_more(ollama_server, "endless"), AsyncClient(route) as llm:
         seen: list[str] = []
         try:
             with pytest.raises(StreamStalled) as caught:
@@ -190,7 +166,7 @@ async def test_a_runner_that_stops_in_mid_stream_is_left_at_the_gap_limit(ollama
 async def test_whoever_stops_listening_frees_the_slot(ollama_server: Server, way: str) -> None:
     """The server has one slot, and this answer would keep it for ten seconds and more."""
     endless = to_ollama(ollama_server, "endless", options={"num_predict": 20_000})
-    async with served_once_more(ollama_server), AsyncClient(endless) as llm:
+    async with served_once_more(ollama_server, "endless"), AsyncClient(endless) as llm:
         await llm.warm_up()
         if way == "leave":
             async with llm.stream("hi") as stream:
@@ -203,3 +179,35 @@ async def test_whoever_stops_listening_frees_the_slot(ollama_server: Server, way
         reply = await llm.chat("hi", max_tokens=1, timeout=3)
         assert time.monotonic() - left < 1
         assert len(reply.attempts) == 1
+
+
+async def test_a_slot_that_ollama_lost_is_got_back(
+    ollama_server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server is as wedged as a user's after a week; no other client is needed to see it, and ours mends it."""
+    monkeypatch.setattr(_ollama_mend, "TOKEN", 1.0)
+    if not await anyio.to_thread.run_sync(lose_a_slot, ollama_server):
+        pytest.skip("Ollama lost no slot")
+    route = Route(
+        to_ollama(ollama_server),
+        timeouts=Timeouts(first_token=0.5),
+        retry=Retry(attempts=1),
+        breaker=CircuitBreaker(failures=1, cooldown=0.1),
+    )
+    async with AsyncClient(route) as llm:
+        with pytest.raises(FirstTokenTimeout):
+            await llm.chat("hi")
+        await eventually(lambda: "gives tokens again, after it was loaded anew" in caplog.text, 20)
+        assert (await llm.chat("hi", temperature=0)).text == SCRIPT
+
+
+def lose_a_slot(server: Server) -> bool:
+    """Breaks off answers until Ollama has lost the slot of one; that takes it 50 of them, and some 2 s."""
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}]}
+    with httpx2.Client() as http:
+        for _ in range(500):
+            with http.stream("POST", f"{server.url}/api/chat", json=body) as answer:
+                next(answer.iter_lines())
+            if not answers(server, "scripted"):
+                return True
+    return False

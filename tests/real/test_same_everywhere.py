@@ -6,6 +6,7 @@ Where a server cannot do the like, the table says so and says what it does inste
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from resilient_llm.errors import AuthFailed, BadRequest, ConnectFailed, ModelNot
 from resilient_llm.testing import FakeOllama, FakeOpenAI
 
 from .conftest import KEY
+from .helpers import served_once_more
 from .script import CONTEXT
 
 pytestmark = pytest.mark.anyio
@@ -193,8 +195,14 @@ async def test_a_prompt_that_is_too_long_is_told_with_both_numbers(where: str, s
     assert 0 < (caught.value.limit or 0) <= CONTEXT < (caught.value.tokens or 0)  # the guard keeps room for the answer
 
 
-async def test_a_stream_that_is_left_early_leaves_the_client_well(where: str, site: Site) -> None:
-    async with AsyncClient(site()) as llm:
+async def test_a_stream_that_is_left_early_leaves_the_client_well(
+    where: str, site: Site, request: pytest.FixtureRequest
+) -> None:
+    async with AsyncExitStack() as stack:
+        if where.startswith("Ollama"):
+            server = request.getfixturevalue("ollama_server")
+            await stack.enter_async_context(served_once_more(server, MODEL))
+        llm = await stack.enter_async_context(AsyncClient(site()))
         async with llm.stream("hi", timeout=PATIENCE) as stream:
             await anext(stream)
         assert whole(await llm.chat("hi", timeout=PATIENCE))

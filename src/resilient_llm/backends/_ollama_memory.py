@@ -222,7 +222,7 @@ class Memory:
             here.loading = None
 
     async def unload(self, *, embed: bool, watch: Watch, limit: float, gone: float) -> None:
-        """Puts it out of memory, and waits until it is, but for `gone` seconds at most.
+        """Puts it out of memory, and waits until it is, or is there anew for somebody else, for `gone` seconds at most.
 
         Raises:
             LLMError: the server did not take that within `limit` seconds.
@@ -231,7 +231,10 @@ class Memory:
         try:
             await self.server.load(embed=embed, keep_alive=0, watch=watch, limit=limit)
             end = watch.clock() + gone
-            while await self.resident(watch) is not False and watch.clock() < end:  # noqa: ASYNC110  # nobody tells
+            ends = set[str | None]()  # of one that is to leave it stays the same
+            while len(ends) < 2 and (there := await self.resident(watch)) is not False and watch.clock() < end:
+                if there and self.entry is not None:
+                    ends.add(self.entry.expires_at)
                 await anyio.sleep(LOOK)
         finally:
             self._leaves = False
@@ -294,11 +297,7 @@ class Memory:
         }
 
     def _on_this_loop(self) -> _Here:
-        loop = running_loop()
-        here = self._here.get(loop)
-        if here is None:
-            here = self._here[loop] = _Here()
-        return here
+        return self._here.setdefault(running_loop(), _Here())
 
     def __repr__(self) -> str:
         return f"Memory({self.server!r}, {self.loads!r})"

@@ -93,7 +93,9 @@ class Attempts:
                 there = await memory.resident(own, asked=True, limit=LOCKED)
             if there is False:
                 self._enter("load", waiting)
-                await memory.load(embed=await memory.server.only_embeds(own), watch=own)
+                embed = await memory.server.only_embeds(own)
+                if any(one in self.silent for one in waiting):  # else nobody wants it, and it may just be put out
+                    await memory.load(embed=embed, watch=own)
         except LLMError:
             pass  # the attempts are told themselves
         self._enter("first_token", waiting)

@@ -30,6 +30,7 @@ class Model:
         size: bytes on disk, or in memory if it is loaded.
         size_vram: bytes of it that are on a GPU; only of a loaded one.
         context_length: tokens of the window that it is loaded with; only of a loaded one, since 0.10.
+        expires_at: when it leaves memory unless it is used, in the server's words; only of a loaded one.
         remote_host: where it runs, if not here.
     """
 
@@ -39,6 +40,7 @@ class Model:
     size: int | None = None
     size_vram: int | None = None
     context_length: int | None = None
+    expires_at: str | None = None
     remote_host: str | None = None
 
     @property
@@ -151,6 +153,7 @@ def _model(entry: Any) -> Model:
         size=_count(entry, "size"),
         size_vram=_count(entry, "size_vram"),
         context_length=_count(entry, "context_length") or None,
+        expires_at=_text(entry, "expires_at"),
         remote_host=_remote(entry),
     )
 

@@ -32,6 +32,7 @@ CATALOGUE: Final[Mapping[str, tuple[Point, str]]] = {
     "window shrinks": ("load", "a window of the next smaller size, which only /api/ps tells (ollama/ollama#14116)"),
     "falls back to CPU": ("load", "all on the CPU: slow, and size_vram 0 in /api/ps (ollama/ollama#14258)"),
     "stalls": ("answer", "silence in mid-answer, the connection open (ollama/ollama#1863 and many more)"),
+    "loses its slot": ("answer", "who leaves takes the slot along until the model is unloaded (ollama/ollama#17131)"),
     "error line": ("answer", "an error inside the 200; without a stream a 500"),
     "ends": ("answer", "a clean end without done (ollama/ollama#13239); without a stream a 200 with done: false"),
     "repeats": ("answer", "the same token until the guard breaks it off, or to the limit (ollama/ollama#2577)"),

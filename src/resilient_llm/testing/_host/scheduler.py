@@ -218,6 +218,7 @@ class Scheduler:
         """The model goes as soon as nobody uses it."""
         runner = self.loaded.get(name)
         if runner is not None:
+            runner.expires = self.world.agenda.now
             self._expire(runner)
 
     def _expire(self, runner: Runner) -> None:

@@ -37,12 +37,13 @@ class Turn:
     Attributes:
         job: the request.
         frozen: nothing more will happen by itself.
+        stuck: if its client leaves, it waits for ever to hand on a token, and its slot with it.
     """
 
     def __init__(self, runner: Runner, job: Job) -> None:
         self._runner, self._world = runner, runner.world
         self.job = job
-        self.frozen = False
+        self.frozen = self.stuck = False
         self._pieces: Iterator[lines.Piece] = iter(())
         self._said: list[lines.Piece] = []  # for an answer in one piece, or for the last line of one
         self._last, self._times = "", 0
@@ -203,7 +204,8 @@ class Turn:
     def _over(self) -> bool:
         if not (self.job.exchange.over or self._runner.dead):
             return False
-        self._runner.free(self)
+        if not self.stuck:
+            self._runner.free(self)
         return True
 
     # -- what goes wrong
@@ -225,6 +227,11 @@ class Turn:
         """Nothing happens any more, until the client leaves."""
         self.frozen = True
         return True
+
+    def stick(self) -> bool:
+        """Nothing happens yet. An answer in one piece is made to its end, whoever listens."""
+        self.stuck = self.job.asked.streams
+        return False
 
     def garble(self) -> bool:
         """Its process writes nothing of use any more."""
@@ -259,6 +266,7 @@ def _breaks(text: str, status: int = 500) -> Callable[[Turn], bool]:
 UNREADABLE: Final = "error parsing tool call: raw='{\"name\": ', err=unexpected end of JSON input"
 STRIKES: Final[Mapping[str, Callable[[Turn], bool]]] = {
     "stalls": Turn.freeze,
+    "loses its slot": Turn.stick,
     "error line": _breaks("an error was encountered while running the model: CUDA error: an illegal memory access"),
     "ends": _ends,
     "repeats": lambda turn: turn.say("content", " the"),
