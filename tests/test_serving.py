@@ -112,7 +112,10 @@ EXPECTED = {
         "OutputInvalid",
     ],
     # Not now.
-    503: ["Overloaded", "QuotaExhausted", "Rejected", "CircuitOpen", "DeadlineUnattainable", "ClientClosed"],
+    503: [
+        "Overloaded", "QuotaExhausted", "Rejected", "CircuitOpen", "CircuitOpenTooLong", "DeadlineUnattainable",
+        "ClientClosed",
+    ],
     # Not in time.
     504: ["ConnectTimeout", "LoadTimeout", "FirstTokenTimeout", "StreamStalled", "DeadlineExceeded"],
 }  # fmt: skip

@@ -29,8 +29,8 @@ The wire classifies once; nobody downstream looks at a status or a message again
     ├─ QuotaExhausted               nobody   no     yes
     ├─ OutputInvalid                nobody   yes    no    the model's output, not the server's health
     ├─ Rejected                     nobody   no     yes   nothing was sent
-    │  ├─ CircuitOpen
-    │  ├─ DeadlineUnattainable
+    │  ├─ CircuitOpen, DeadlineUnattainable
+    │  │  └─ CircuitOpenTooLong                           both of them
     │  ├─ NoEligibleRoute
     │  └─ LimitExceeded
     ├─ DeadlineExceeded             nobody   no     no    also a TimeoutError; .phase
@@ -307,6 +307,10 @@ class DeadlineUnattainable(Rejected):
     """What is left of the deadline cannot be enough; the message gives the reckoning."""
 
 
+class CircuitOpenTooLong(CircuitOpen, DeadlineUnattainable):
+    """The breaker of this route stays open for longer than the call has time; the message says how long both are."""
+
+
 class NoEligibleRoute(Rejected):
     """No route may take this call: the zone, the vector space or the plan left none. The message says why."""
 
@@ -358,9 +362,7 @@ class AllRoutesFailed(LLMError):
 
     def __init__(self, message: str = "", *, failures: Sequence[LLMError] = (), **facts: Any) -> None:
         self.failures = tuple(failures)
-        each = "; ".join(
-            f"{error.route or 'route'}: {type(error).__name__}: {error.message}" for error in self.failures
-        )
+        each = "; ".join(f"{one.route or 'route'}: {type(one).__name__}: {one.message}" for one in self.failures)
         super().__init__(message or f"{len(self.failures)} routes failed: {each}", **facts)
         waits = [error.retry_after for error in self.failures if error.retry_after is not None]
         self.retry_after = min(waits) if waits else None

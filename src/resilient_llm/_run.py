@@ -17,6 +17,8 @@ from resilient_llm._call import Call, outcome_of
 from resilient_llm._ending import NOTHING, judge, record_of, settle
 from resilient_llm._errors import (
     BackendFailed,
+    CircuitOpen,
+    CircuitOpenTooLong,
     ContextOverflow,
     DeadlineExceeded,
     DeadlineUnattainable,
@@ -82,7 +84,8 @@ class Run:
         """Waits for its turn at the origin, then takes slot, permit and room in the rate limit in one step.
 
         Raises:
-            CircuitOpen: the breaker is open, or opened while it waited.
+            CircuitOpen: the breaker is open, or opened while it waited; `CircuitOpenTooLong` if it will be open still
+                when the time is over.
             DeadlineUnattainable: the server said that it answers again after the deadline, or the rate limit has no
                 room before it.
             RateLimited: `oversize`; the request alone is over the rate limit.
@@ -91,30 +94,42 @@ class Run:
         """
         call, leg, now = self.call, self.leg, self.call.clock()
         by = call.deadline.first_token_by(reserve)
-        if leg.told_until > now and leg.told_until > min(by, call.deadline.ambient):
-            wait, left = leg.told_until - now, min(by, call.deadline.ambient) - now
+        end = min(by, call.deadline.ambient)
+        if leg.told_until > now and leg.told_until > end:
+            wait, left = leg.told_until - now, end - now
             raise DeadlineUnattainable(
                 f"the server said to come back in {wait:.3g} s, but {left:.3g} s are left", retry_after=wait
             )
         admission = Admission(leg.breaker, leg.rate, tokens, by, waits=not reserve)
         # The wait before this attempt may have ended late: what comes after the deadline is not sent.
-        self.slot = leg.bulkhead.try_acquire(admission.take, now) if now < by else None
-        if self.slot is None:
-            try:
-                self.slot = await leg.bulkhead.acquire(
-                    admission.take, admission.peek, deadline=by, clock=call.clock, lane=leg.lane
-                )
-            except DeadlineExceeded:
-                self.queue = call.clock() - self.begun
-                if not reserve:
-                    raise
-                raise Overloaded(f"no free slot within {self.queue:.3g} s", fault="nobody", retryable=False) from None
-            self.queue = call.clock() - self.begun
+        try:
+            self.slot = leg.bulkhead.try_acquire(admission.take, now) if now < by else None
+            if self.slot is None:
+                try:
+                    self.slot = await leg.bulkhead.acquire(
+                        admission.take, admission.peek, deadline=by, clock=call.clock, lane=leg.lane
+                    )
+                finally:
+                    self.queue = call.clock() - self.begun
+        except CircuitOpen as refusal:
+            raise self._reckoned(refusal, end) from None
+        except DeadlineExceeded:
+            if not reserve:
+                raise
+            raise Overloaded(f"no free slot within {self.queue:.3g} s", fault="nobody", retryable=False) from None
         if self.slot.held.permit.role == "probe":
             self.kind = "probe"
             self.slot.held.permit.keep(call.deadline.first_by)  # it is not lost while its first token may still come
         limits = leg.limits_for(call.request)
         self.watch = Watch(call.deadline, limits, call.clock, reserve=reserve, zone=call.zone)
+
+    def _reckoned(self, refusal: CircuitOpen, end: float) -> CircuitOpen:
+        """With what is left until then, where the breaker is open for longer."""
+        now = self.call.clock()
+        wait, left = refusal.retry_after, max(end - now, 0.0)
+        if wait is None or wait <= left or self.leg.breaker.state(now) != "open":
+            return refusal
+        return CircuitOpenTooLong(f"{refusal.message}; {left:.3g} s are left", retry_after=wait)
 
     async def open(self, request: Request) -> None:
         """Sends the request, and waits until there is an answer to be read."""

@@ -62,7 +62,8 @@ def tree(kind: type[LLMError] = LLMError, depth: int = 0) -> Iterator[tuple[int,
     """The class and those below it, in the order in which they are written."""
     yield depth, kind
     for below in kind.__subclasses__():
-        if below.__module__ == kind.__module__ and below.__name__ in errors.__all__:
+        first = below.__bases__[0] is kind
+        if first and below.__module__ == kind.__module__ and below.__name__ in errors.__all__:
             yield from tree(below, depth + 1)
 
 

@@ -12,15 +12,18 @@ import pytest
 from resilient_llm import AsyncClient, Bulkhead, ChatRequest, CircuitBreaker, RateLimit, Retry, Route, Timeouts, Usage
 from resilient_llm._types import Request
 from resilient_llm.errors import (
+    CircuitOpen,
+    CircuitOpenTooLong,
     ConfigError,
     ConnectFailed,
     DeadlineUnattainable,
+    FirstTokenTimeout,
     Overloaded,
     RateLimited,
     StreamInterrupted,
 )
 from resilient_llm.events import ClientEvent, SlotsChanged
-from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, say, stall, status
+from resilient_llm.testing import FakeBackend, FakeOllama, FakeOpenAI, fail, hang, say, stall, status
 
 from .kit import REAL, Ask, assert_nothing_held, cancelled_at, client, error_of, seconds_of
 
@@ -252,6 +255,45 @@ async def test_a_server_that_is_overloaded_and_said_when_is_not_asked_before_eit
     assert error.retry_after == pytest.approx(left)  # as far as a breaker would believe it
     assert len(backend.requests) == 1
     assert (await ask(llm, timeout=150)).text == "ok"  # a lone route is tried all the same
+
+
+@pytest.mark.parametrize("by", ["timeout", "scope"])
+async def test_a_breaker_that_is_open_for_longer_than_a_call_has_time_says_so_at_once(ask: Ask, by: str) -> None:
+    backend = FakeBackend(fail(ConnectFailed("refused")), name="box")
+    llm = client(Route(backend, breaker=CircuitBreaker(failures=1, cooldown=5), retry=ONCE))
+    await error_of(ask(llm))
+    with anyio.move_on_after(2 if by == "scope" else 60):
+        error = await error_of(ask(llm, timeout=2 if by == "timeout" else 60), CircuitOpenTooLong)
+    assert isinstance(error, CircuitOpen)  # for whom the class matters more than the time
+    assert isinstance(error, DeadlineUnattainable)
+    assert error.message == "open for 5 s more: 1 failure in a row; 2 s are left"
+    assert type(await error_of(ask(llm, timeout=6), CircuitOpen)) is CircuitOpen
+    assert len(backend.requests) == 1
+
+
+async def test_who_is_refused_after_a_wait_is_told_how_long_it_was(ask: Ask) -> None:
+    """Two calls hang for 2 s, one after the other, and that opens the breaker for the third."""
+    llm = client(Route(FakeBackend(hang()), bulkhead=Bulkhead(1), timeouts=Timeouts(first_token=2), retry=ONCE))
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(error_of, llm.chat("hi"), FirstTokenTimeout)
+        await anyio.sleep(0.5)
+        (attempt,) = (await error_of(ask(llm), CircuitOpen)).attempts
+    assert (attempt.queue, attempt.total) == (pytest.approx(3.5), pytest.approx(3.5))
+
+
+async def test_how_long_a_probe_or_an_order_will_take_is_not_known() -> None:
+    breaker = CircuitBreaker(failures=1, cooldown=5)
+    llm = client(Route(FakeBackend(fail(ConnectFailed("refused")), hang()), breaker=breaker, retry=ONCE))
+    await error_of(llm.chat("hi"))
+    await anyio.sleep(5)
+    async with anyio.create_task_group() as group:
+        group.start_soon(llm.chat, "hi")
+        await anyio.sleep(1)
+        assert type(await error_of(llm.chat("hi", timeout=1))) is CircuitOpen
+        group.cancel_scope.cancel()
+    breaker.mode = "forced_open"
+    assert type(await error_of(llm.chat("hi", timeout=1))) is CircuitOpen
 
 
 async def test_a_server_that_is_overloaded_and_says_nothing_of_use_is_asked_again(ask: Ask) -> None:

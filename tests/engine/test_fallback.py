@@ -40,7 +40,7 @@ ONCE = Retry(attempts=1)
 FALLS_BACK = {
     "BackendFailed", "ConnectFailed", "ConnectTimeout", "LoadTimeout", "FirstTokenTimeout", "ServerError", "Malformed",
     "Overloaded", "StreamInterrupted", "Truncated", "StreamStalled", "EmptyReply", "RateLimited", "QuotaExhausted",
-    "ContextOverflow", "ModelNotFound", "Rejected", "CircuitOpen", "DeadlineUnattainable",
+    "ContextOverflow", "ModelNotFound", "Rejected", "CircuitOpen", "CircuitOpenTooLong", "DeadlineUnattainable",
 }  # fmt: skip
 STAYS = {
     "LLMError", "RequestRejected", "BadRequest", "AuthFailed", "ContentFiltered", "UnsupportedParameter",
