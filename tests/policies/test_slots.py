@@ -286,6 +286,30 @@ async def test_who_needs_more_than_a_slot_waits_at_the_head_and_nobody_overtakes
     assert (bulkhead.inflight, bulkhead.queued) == (0, 0)
 
 
+@pytest.mark.invariant(25)
+@pytest.mark.anyio
+async def test_who_is_told_once_more_to_come_back_stays_before_those_behind() -> None:
+    """A slot that is given back has the head asked before its time; it needs more than the slot still."""
+    bulkhead, order = Bulkhead(2), list[str]()
+    began = anyio.current_time()
+    first, second = Later(began + 10), Later(0)
+    held = bulkhead.try_acquire(second, began)
+    assert held is not None
+
+    async def take(name: str, what: Later) -> None:
+        slot = await bulkhead.acquire(what, peek, deadline=math.inf, clock=anyio.current_time)
+        order.append(name)
+        slot.release(anyio.current_time())
+
+    async with anyio.create_task_group() as group:
+        for name, what in ("first", first), ("second", second):
+            group.start_soon(take, name, what)
+            await anyio.wait_all_tasks_blocked()
+        await anyio.sleep(5)
+        held.release(anyio.current_time())
+    assert (order, first.asked) == (["first", "second"], 3)
+
+
 @pytest.mark.invariant(27)
 @pytest.mark.anyio
 @pytest.mark.parametrize("leaves", ["deadline", "cancelled"])
