@@ -91,7 +91,7 @@ def signal_runners(server: OllamaServer, sent: signal.Signals) -> None:
 
 
 def give_lost_slots_back(server: OllamaServer) -> None:
-    """Of the answers of so fast a model that are broken off, Ollama loses the slot of about one in fifty."""
+    """Of the answers of so fast a model that are broken off, Ollama loses the slot of about one in a hundred."""
     if not all(answers(server, model) for model in in_memory(server)):
         signal_runners(server, signal.SIGKILL)
 
