@@ -101,8 +101,13 @@ class Watch:
         return self._ends - self.clock()
 
     def enter(self, phase: Phase) -> float:
-        """The attempt goes over into `phase`; its limit counts from now. Gives the instant."""
+        """The attempt goes over into `phase`; its limit counts from now. Gives the instant.
+
+        Where the end of the last phase has been rung already, it stays in that one: the next would be blamed for it.
+        """
         now = self.clock()
+        if phase != "stream" and self._alarm.scope.cancel_called:
+            return now
         self.spent[self.phase] = self.spent.get(self.phase, 0.0) + now - self._since
         self.phase, self._since = phase, now
         if phase != "stream":  # its limit counts from when somebody waits for more

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -43,6 +44,25 @@ async def test_each_phase_has_its_limit_and_its_error(ask: Ask, what: str) -> No
     assert anyio.current_time() - began == pytest.approx(seconds, abs=1e-6)
     assert error.attempts[-1].total == pytest.approx(anyio.current_time() - began)
     assert_nothing_held(llm, backend)
+
+
+class StandsStill(FakeBackend):
+    """Before it connects the event loop stands still for longer than a first token may take."""
+
+    @asynccontextmanager
+    async def open(self, request: Any, watch: Any, **more: Any) -> AsyncIterator[Any]:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(9)
+        watch.enter("connect")
+        async with super().open(request, watch, **more) as batches:
+            yield batches
+
+
+async def test_the_next_phase_is_not_blamed_for_the_time_that_the_last_one_took(ask: Ask) -> None:
+    llm = client(Route(StandsStill(say("yes")), timeouts=LIMITS, retry=ONCE))
+    error = await error_of(ask(llm, timeout=60), FirstTokenTimeout)
+    assert error.message == "no first token within 8 s"
+    assert (error.attempts[-1].connect, error.attempts[-1].total) == (None, pytest.approx(9.0))
 
 
 HEALTHY: dict[str, Callable[[], FakeBackend]] = {

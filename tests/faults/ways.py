@@ -149,9 +149,10 @@ async def every_way(
         try:
             async with together:
                 await check(way, kind, case)
-        except Late:
-            again.append((way, kind, case))
         except BaseException as error:
+            if _only_late(error):
+                again.append((way, kind, case))
+                return
             error.add_note(f"{way}, {kind}: {case}")
             raise
 
@@ -165,6 +166,11 @@ async def every_way(
             if not again:
                 break
         assert not again, f"it is late each time: {late}"
+
+
+def _only_late(error: BaseException) -> bool:
+    """Nothing else is wrong, in none of the tasks of a check."""
+    return isinstance(error, Late) or (isinstance(error, BaseExceptionGroup) and error.split(Late)[1] is None)
 
 
 @contextmanager
