@@ -153,7 +153,6 @@ class Engine:
     async def _attempt(self, leg: Leg, call: Call, kind: AttemptKind, *, others: bool) -> Run:
         """One request on the wire, up to its commit point."""
         reserve = self._reserve(call, others=others)
-        token = None
         run = Run(call, leg, kind)
         try:
             try:

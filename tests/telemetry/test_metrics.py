@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import _Span
 from tests.engine.kit import REAL, Ask, error_of
 
 from resilient_llm import AsyncClient, Bulkhead, Ollama, OpenAICompatible, Retry, Route, Usage
-from resilient_llm.errors import ConnectFailed, EmptyReply, LLMError
+from resilient_llm.errors import CircuitOpen, CircuitOpenTooLong, ConnectFailed, EmptyReply, LLMError
 from resilient_llm.telemetry import Telemetry
 from resilient_llm.telemetry import _semconv as names
 from resilient_llm.telemetry import _semconv_metrics as metrics
@@ -155,6 +155,7 @@ async def test_an_error_that_has_no_row_is_not_a_word_of_its_own(otel: Otel) -> 
     assert of(otel.call)[names.ERROR_TYPE] == names.OTHER
     assert names.error_type(ConnectFailed("x", status=599)) == "connection_error"
     assert names.error_type(LLMError("x", status=500)) == names.OTHER
+    assert names.error_type(CircuitOpenTooLong("x")) == names.error_type(CircuitOpen("x")) == "circuit_open"
 
 
 async def test_an_sdk_that_never_collects_does_not_make_the_process_grow(otel: Otel) -> None:
